@@ -25,11 +25,11 @@ NO_CLASS = -1
 class AdmConfig:
     """What fixes an ADM U-Net. `attention_levels` counts from 0, the full resolution."""
 
-    image_size: int
+    image_size: int | None = None  # of the training images, where known; the net takes any
     in_channels: int = 3
     out_channels: int = 3
     model_channels: int
-    channel_mult: tuple[int, ...]
+    channel_mult: tuple[float, ...]
     num_res_blocks: int
     attention_levels: tuple[int, ...]
     num_classes: int | None = None
@@ -40,10 +40,28 @@ class AdmConfig:
     new_attention_order: bool = False
     dropout: float = 0.0
 
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [int(mult * self.model_channels) for mult in self.channel_mult]
+
     def heads(self, channels: int) -> int:
-        if self.num_head_channels is None:
-            return self.num_heads
-        return max(1, channels // self.num_head_channels)
+        """Attention heads for so many channels; ValueError where these do not divide."""
+        heads = self.num_heads
+        if self.num_head_channels is not None:
+            heads = max(1, channels // self.num_head_channels)
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be shared out to {heads} attention heads "
+                             "of one size. Choose another number of heads.")
+        return heads
+
+
+def class_embedding(label: int, dim: int = 64) -> Tensor:
+    """A class as a prompt embedding, to be compared with others: `[dim]`, of norm 1, nearly at
+    right angles to that of any other class; zeros for NO_CLASS."""
+    if label == NO_CLASS:
+        return torch.zeros(dim)
+    return F.normalize(torch.randn(dim, generator=torch.Generator().manual_seed(label)), dim=0)
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
@@ -167,12 +185,13 @@ class AdmUNet(nn.Module):
         self.config = config
         width = config.model_channels
         embed = 4 * width
-        self.time_embed = nn.Sequential(ops.Linear(width, embed), nn.SiLU(), ops.Linear(embed, embed))
+        self.time_embed = nn.Sequential(
+            ops.Linear(width, embed), nn.SiLU(), ops.Linear(embed, embed))
         if config.num_classes is not None:
             self.label_emb = ops.Embedding(config.num_classes, embed)
 
-        levels = len(config.channel_mult)
-        channels = config.channel_mult[0] * width
+        widths = config.widths
+        channels = widths[0]
         self.input_blocks = nn.ModuleList(
             [Block([ops.Conv2d(config.in_channels, channels, 3, padding=1)])])
         skips = [channels]
@@ -183,12 +202,12 @@ class AdmUNet(nn.Module):
                 layers.append(AttentionBlock(config, out_channels, ops))
             return layers
 
-        for level, mult in enumerate(config.channel_mult):
+        for level, level_width in enumerate(widths):
             for _ in range(config.num_res_blocks):
-                self.input_blocks.append(Block(residual(channels, mult * width, level)))
-                channels = mult * width
+                self.input_blocks.append(Block(residual(channels, level_width, level)))
+                channels = level_width
                 skips.append(channels)
-            if level < levels - 1:
+            if level < len(widths) - 1:
                 down = (ResBlock(config, channels, channels, "down", ops)
                         if config.resblock_updown else Downsample(channels, ops))
                 self.input_blocks.append(Block([down]))
@@ -199,10 +218,10 @@ class AdmUNet(nn.Module):
                                    ResBlock(config, channels, channels, None, ops)])
 
         self.output_blocks = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(config.channel_mult))):
+        for level, level_width in reversed(list(enumerate(widths))):
             for i in range(config.num_res_blocks + 1):
-                layers = residual(channels + skips.pop(), mult * width, level)
-                channels = mult * width
+                layers = residual(channels + skips.pop(), level_width, level)
+                channels = level_width
                 if level > 0 and i == config.num_res_blocks:
                     layers.append(ResBlock(config, channels, channels, "up", ops)
                                   if config.resblock_updown else Upsample(channels, ops))
@@ -211,11 +230,10 @@ class AdmUNet(nn.Module):
         self.out = nn.Sequential(ops.GroupNorm(32, channels), nn.SiLU(),
                                  ops.Conv2d(channels, config.out_channels, 3, padding=1))
 
-    def embed(self, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        """Timesteps `[batch]` and labels `[batch]` (int, NO_CLASS for none) -> `[batch, 4 width]`."""
-        width = self.config.model_channels
-        dtype = next(self.parameters()).dtype
-        embedding = self.time_embed(timestep_embedding(timesteps, width).to(dtype))
+    def embed(self, timesteps: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Timesteps and labels (int, NO_CLASS for none), each `[batch]`, -> `[batch, 4 width]`."""
+        waves = timestep_embedding(timesteps, self.config.model_channels)
+        embedding = self.time_embed(waves.to(dtype))
         if self.config.num_classes is not None and labels is not None:
             label = self.label_emb(labels.clamp(min=0)).to(embedding.dtype)
             embedding = embedding + label * (labels != NO_CLASS)[:, None]
@@ -223,12 +241,13 @@ class AdmUNet(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None,
                 after_middle: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
-        """Predicted noise for scaled noisy images.
+        """Predicted noise for scaled noisy images: `[batch, out_channels, height, width]`.
 
         x: `[batch, in_channels, height, width]`; timesteps: `[batch]`, steps of the training
         schedule; after_middle: maps (middle-block activation, embedding) to a new activation.
+        Where out_channels is twice in_channels, the second half is the learned variance.
         """
-        embedding = self.embed(timesteps, labels)
+        embedding = self.embed(timesteps, labels, x.dtype)
         skips = []
         h = x
         for block in self.input_blocks:
