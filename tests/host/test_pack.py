@@ -1,0 +1,105 @@
+"""The pack as a whole: it loads, its nodes explain themselves, its layers stay apart."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from dev import ROOT
+
+GUIDANCE = sorted((ROOT / "guidance").rglob("*.py"))
+NODES = sorted((ROOT / "nodes").glob("[!_]*.py"))
+HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution",
+                "folder_paths", "latent_preview", "node_helpers", "nodes", "server"}
+NOT_AT_LOAD = {"demo", "dev", "lpips", "matplotlib", "prdc", "pytest", "sklearn"}
+
+
+def path_id(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def absolute_imports(nodes: Iterable[ast.AST]) -> set[str]:
+    """The top-level names of the modules that are imported absolutely."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def fresh_python(code: str, arguments: dict) -> subprocess.CompletedProcess:
+    """Runs code in a Python that has seen neither the host nor this test session."""
+    code = f"import importlib, json, sys\narguments = json.loads(sys.argv[1])\n{code}"
+    return subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], cwd=ROOT.parent,
+                          text=True, capture_output=True)
+
+
+def test_entry_point_names_every_module_of_nodes(host):
+    assert {file.stem for file in NODES} <= set(host.pack().MODULES)
+
+
+@pytest.mark.parametrize("file", NODES, ids=path_id)
+def test_every_node_is_registered(host, file):
+    for node in host.pack(f"nodes.{file.stem}").NODES:
+        assert host.pack_nodes[node.GET_SCHEMA().node_id] is node
+
+
+def test_a_module_that_fails_does_not_lose_the_others(host, caplog):
+    modules = [file.stem for file in NODES]
+    with caplog.at_level(logging.ERROR, "uncommon"):
+        found = host.pack().load_nodes(["not_there", *modules])
+    assert found == [node for module in modules for node in host.pack(f"nodes.{module}").NODES]
+    assert "nodes/not_there.py" in caplog.text
+    assert "ModuleNotFoundError" in caplog.text
+
+
+def test_nodes_explain_themselves(host):
+    lacking = []
+    for node_id, node in host.pack_nodes.items():
+        schema = node.GET_SCHEMA()
+        if not node_id.startswith("Uncommon"):
+            lacking.append(f"{node_id}: the prefix Uncommon")
+        lacking += [f"{node_id}: {name}" for name in ("display_name", "description", "category")
+                    if not getattr(schema, name)]
+        lacking += [f"{node_id}: tooltip of {socket.id or socket.display_name}"
+                    for socket in (*schema.inputs, *schema.outputs) if not socket.tooltip]
+    assert not lacking
+
+
+@pytest.mark.parametrize("file", GUIDANCE, ids=path_id)
+def test_guidance_does_not_import_the_host(file):
+    assert not absolute_imports(ast.walk(ast.parse(file.read_text("utf-8")))) & HOST_MODULES
+
+
+@pytest.mark.parametrize("file", [*GUIDANCE, *NODES], ids=path_id)
+def test_nothing_optional_is_imported_at_load(file):
+    """It is imported where it is used: the host starts faster, and without it too."""
+    assert not absolute_imports(ast.parse(file.read_text("utf-8")).body) & NOT_AT_LOAD
+
+
+def test_guidance_imports_without_the_host():
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+               for file in GUIDANCE]
+    result = fresh_python("sys.modules.update(dict.fromkeys(arguments['blocked']))\n"  # None: fails
+                          "sys.path.append(arguments['root'])\n"
+                          "for module in arguments['modules']: importlib.import_module(module)",
+                          {"root": str(ROOT), "modules": modules, "blocked": sorted(HOST_MODULES)})
+    assert result.returncode == 0, result.stderr
+
+
+def test_entry_point_imports_without_the_host():
+    result = fresh_python("from importlib.util import module_from_spec, spec_from_file_location\n"
+                          "spec = spec_from_file_location('uncommon', arguments['file'])\n"
+                          "spec.loader.exec_module(module_from_spec(spec))\n"
+                          "assert not {'torch', 'comfy', 'comfy_api'} & set(sys.modules)",
+                          {"file": str(ROOT / "__init__.py")})
+    assert result.returncode == 0, result.stderr
