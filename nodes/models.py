@@ -75,6 +75,15 @@ class AdmHostConfig(comfy.supported_models_base.BASE):
         # About 16 activations of full size at a time.
         self.memory_usage_factor = config.model_channels / 640
 
+    def choose_dtype(self, state_dict: dict[str, Tensor], device: torch.device) -> None:
+        """Lets the host choose how weights are kept, and in what it computes."""
+        dtype = comfy.model_management.unet_dtype(
+            model_params=comfy.utils.calculate_parameters(state_dict),
+            supported_dtypes=self.supported_inference_dtypes,
+            weight_dtype=comfy.utils.weight_dtype(state_dict))
+        self.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(
+            dtype, device, self.supported_inference_dtypes), device=device)
+
     def get_model(self, state_dict, prefix="", device=None) -> AdmModel:
         return AdmModel(self, device=device)
 
@@ -90,8 +99,9 @@ class AdmNet(AdmUNet):
         self.dtype = dtype
 
     def forward(self, x: Tensor, timesteps: Tensor, context=None, y: Tensor | None = None,
-                control=None, transformer_options={}, **kwargs) -> Tensor:
+                control=None, transformer_options: dict | None = None, **kwargs) -> Tensor:
         """Predicted noise `[batch, 3, height, width]`; y: class labels `[batch]`."""
+        transformer_options = {} if transformer_options is None else transformer_options
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         return WrapperExecutor.new_class_executor(self._forward, self, wrappers).execute(
             x, timesteps, context, y, control, transformer_options, **kwargs)
@@ -164,19 +174,14 @@ def load_adm(path: str, choices: AdmChoices, disable_dynamic: bool = False):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-        management = comfy.model_management
-        load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
-        dtypes = host_config.supported_inference_dtypes
-        dtype = management.unet_dtype(model_params=comfy.utils.calculate_parameters(state_dict),
-                                      supported_dtypes=dtypes,
-                                      weight_dtype=comfy.utils.weight_dtype(state_dict))
-        host_config.set_inference_dtype(
-            dtype, management.unet_manual_cast(dtype, load_device, dtypes), device=load_device)
+        load_device = comfy.model_management.get_torch_device()
+        offload_device = comfy.model_management.unet_offload_device()
+        host_config.choose_dtype(state_dict, load_device)
         base = host_config.get_model(state_dict)
         patcher_class = (comfy.model_patcher.ModelPatcher if disable_dynamic
                          else comfy.model_patcher.CoreModelPatcher)
         patcher = patcher_class(base, load_device=load_device, offload_device=offload_device)
-        if not management.is_device_cpu(offload_device):
+        if not comfy.model_management.is_device_cpu(offload_device):
             base.to(offload_device)
         base.load_model_weights(state_dict, assign=patcher.is_dynamic())
         patcher.cached_patcher_init = (load_adm, (path, choices))
