@@ -135,6 +135,19 @@ def test_a_failed_command_shows_the_end_of_its_output(tmp_path, monkeypatch):
                        "Buy some.")
 
 
+def test_pip_does_it_where_uv_cannot(monkeypatch):
+    commands = []
+
+    def without_uv(command):
+        commands.append(command[1:])
+        return "uv" not in command
+
+    monkeypatch.setattr(dev, "environment_python", lambda folder: "python")
+    monkeypatch.setattr(dev, "run_quietly", without_uv)
+    dev.install(["paint>=2"])
+    assert commands[-1] == ["-m", "pip", "install", "paint>=2"]
+
+
 def test_unknown_commands_and_benchmarks_list_what_there_is(tmp_path):
     checkout = checkout_in(tmp_path / "uncommon")
     result = run_dev(checkout, "paint")

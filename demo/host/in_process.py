@@ -150,8 +150,10 @@ class InProcessHost:
         """What the server does at each step, and the caller's `on_progress` before it."""
         import comfy.model_management
         from comfy_execution.progress import get_progress_state
+        from comfy_execution.utils import get_executing_context
 
-        node_id = node_id or self._page.last_node_id
+        context = get_executing_context()
+        node_id = node_id or (context.node_id if context else self._page.last_node_id)
         if self._on_progress is not None:
             self._on_progress(node_id, value, total)
         comfy.model_management.throw_exception_if_processing_interrupted()
