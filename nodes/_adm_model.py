@@ -49,7 +49,7 @@ class AdmHostConfig(comfy.supported_models_base.BASE):
                                   "linear_end": scale * schedule.end,
                                   "timesteps": schedule.steps}
         self.timestep_scale = schedule.timestep_scale
-        # About 16 activations of full size at a time.
+        # In the host's unit: about 16 activations of base width and full resolution at a time.
         self.memory_usage_factor = config.model_channels / 640
 
     def choose_dtype(self, state_dict: dict[str, Tensor], device: torch.device) -> None:
@@ -142,10 +142,10 @@ def load_adm(path: str, choices: AdmChoices, disable_dynamic: bool = False):
     with torch.inference_mode(False):
         try:
             state_dict, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+            state_dict = without_prefix(state_dict)
         except Exception as error:
             raise ValueError(f"{path} cannot be read as a model ({error}). Download it again, or "
                              "choose another file.") from error
-        state_dict = without_prefix(state_dict)
         try:
             host_config = AdmHostConfig(*read_adm(state_dict, metadata, choices))
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 from demo.host import PromptRejected, RunFailed
 from demo.judge import Judge
 from guidance.adm import AdmConfig, AdmUNet
-from guidance.adm_checkpoint import ADM_HEADER, Schedule, read_adm
+from guidance.adm_checkpoint import Schedule, read_adm
 
 SMALL = AdmConfig(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(1,),
                   num_heads=2)
@@ -285,6 +284,7 @@ def test_model_that_is_gone_is_refused_before_the_run(host):
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("torn.pt", b"not a checkpoint", "Download it again"),
     ("torn.safetensors.ckpt", b"", "Download it again"),
+    ("list.pt", [1, 2], "Download it again"),
     ("other.safetensors", {"conv.weight": torch.zeros(2)}, "not the U-Net of an ADM model"),
 ])
 def test_files_that_are_no_model(host, put_model, name, content, message):
@@ -298,10 +298,3 @@ def test_files_that_are_no_model(host, put_model, name, content, message):
 def test_unknown_shape_says_what_to_set(host, put_model):
     with pytest.raises(RunFailed, match="attention heads, attention order, noise schedule"):
         host.run(load_only(model_name=put_model("unknown.safetensors")))
-
-
-def test_shipped_header_is_complete(host):
-    with safe_open(host.pack("nodes.models").shipped_models()["digits"], framework="pt") as file:
-        header = json.loads(file.metadata()[ADM_HEADER])
-    assert header["config"]["num_classes"] == 10
-    assert header["training"]["iterations"] > 0
