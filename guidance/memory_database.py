@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,10 +151,20 @@ def _parse(url: str | URL | Path) -> URL:
 
 # SQLite only: pragmas and the kind of BEGIN.
 
-def _sqlite_connect(connection, record) -> None:
+def _sqlite_connect(connection: sqlite3.Connection, record: object) -> None:
     connection.isolation_level = None  # the driver shall not begin transactions: _sqlite_begin does
-    connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait for another
     connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            # Readers and a writer do not wait for each other.
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # In a new file this pragma, unlike others, does not wait for those who open it too.
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(.02)
 
 
 def _sqlite_begin(connection: Connection) -> None:
