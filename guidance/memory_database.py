@@ -35,6 +35,9 @@ ADVICE = {  # SQLite's fixed error texts -> what they mean and what to do
     "disk I/O error":
         "The disk failed or is full. Nothing of this call was stored. Check the disk and its free "
         "space, and try again.",
+    "no such table":
+        "The file was deleted or replaced while in use. Put it back, or restart to begin an empty "
+        "log.",
     "database is locked":
         f"Another process kept it for {BUSY_SECONDS} seconds. Nothing of this call was stored. Try "
         "again when that process has finished.",

@@ -531,6 +531,14 @@ def test_not_a_database(path: Path):
     assert path.read_bytes() == b"GIF89a" * 1000
 
 
+def test_file_deleted_while_in_use(path: Path):
+    memory = MemoryLog(path).memory("m")
+    memory.append(samples(1), SPACE)
+    path.unlink()
+    with pytest.raises(StorageError, match="deleted or replaced"):
+        memory.append(samples(2), SPACE)
+
+
 def test_damaged_database(path: Path):
     MemoryLog(path).memory("m").append(samples(*range(200)), SPACE)
     damaged = bytearray(path.read_bytes())
