@@ -39,6 +39,7 @@ class AdmConfig:
     resblock_updown: bool = True
     new_attention_order: bool = False
     dropout: float = 0.0
+    norm_groups: int = 32  # fewer for narrow models: one channel a group would hide its amplitude
 
     @property
     def widths(self) -> list[int]:
@@ -83,12 +84,12 @@ class ResBlock(nn.Module):
         self.resample = resample
         embed_channels = 4 * config.model_channels
         self.in_layers = nn.Sequential(
-            ops.GroupNorm(32, in_channels), nn.SiLU(),
+            ops.GroupNorm(config.norm_groups, in_channels), nn.SiLU(),
             ops.Conv2d(in_channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(
             nn.SiLU(), ops.Linear(embed_channels, out_channels * (1 + config.scale_shift_norm)))
         self.out_layers = nn.Sequential(
-            ops.GroupNorm(32, out_channels), nn.SiLU(), nn.Dropout(config.dropout),
+            ops.GroupNorm(config.norm_groups, out_channels), nn.SiLU(), nn.Dropout(config.dropout),
             ops.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.skip_connection = nn.Identity() if same else ops.Conv2d(in_channels, out_channels, 1)
@@ -125,7 +126,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads = config.heads(channels)
         self.new_order = config.new_attention_order
-        self.norm = ops.GroupNorm(32, channels)
+        self.norm = ops.GroupNorm(config.norm_groups, channels)
         self.qkv = ops.Conv1d(channels, 3 * channels, 1)
         self.proj_out = ops.Conv1d(channels, channels, 1)
 
@@ -227,7 +228,7 @@ class AdmUNet(nn.Module):
                                   if config.resblock_updown else Upsample(channels, ops))
                 self.output_blocks.append(Block(layers))
 
-        self.out = nn.Sequential(ops.GroupNorm(32, channels), nn.SiLU(),
+        self.out = nn.Sequential(ops.GroupNorm(config.norm_groups, channels), nn.SiLU(),
                                  ops.Conv2d(channels, config.out_channels, 3, padding=1))
 
     def embed(self, timesteps: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:

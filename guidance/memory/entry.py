@@ -14,8 +14,8 @@ import torch
 from sqlalchemy import Row
 from torch import Tensor
 
-from .memory_errors import SampleError
-from .memory_schema import STILL_LIVE
+from .errors import SampleError
+from .schema import STILL_LIVE
 
 JSON: TypeAlias = "Mapping[str, JSON] | list[JSON] | str | int | float | bool | None"
 

@@ -13,8 +13,8 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from . import memory_schema
-from .memory_errors import StorageError
+from . import schema
+from .errors import StorageError
 
 BUSY_SECONDS = 30
 POSTGRES_SCHEMA_LOCK = 0x756E636F6D6D6F6E  # "uncommon"
@@ -78,8 +78,8 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"),
                                    {"key": POSTGRES_SCHEMA_LOCK})
             try:
-                memory_schema.migrate(connection, memory_schema.MIGRATIONS)
-            except memory_schema.NewerSchema as error:
+                schema.migrate(connection, schema.MIGRATIONS)
+            except schema.NewerSchema as error:
                 raise StorageError(
                     f"{self} has {error} which this code knows: a later release wrote it. Nothing "
                     "was changed. Update this node pack, or use another database.") from error

@@ -27,9 +27,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from .memory_database import Database
-from .memory_entry import to_ranges
-from .memory_schema import STILL_LIVE, entry, memory, payload
+from .database import Database
+from .entry import to_ranges
+from .schema import STILL_LIVE, entry, memory, payload
 
 EVERYTHING = (*entry.c, payload.c.embedding, payload.c.prompt_embedding, payload.c.trajectory,
               payload.c.preview)

@@ -21,24 +21,17 @@ import torch
 from sqlalchemy import URL, Column, Row, select
 from torch import Tensor
 
-from . import memory_rows
-from .memory_database import Database
-from .memory_entry import Entry, Sample, decode_entry, encode_sample
-from .memory_errors import (
+from . import rows
+from .database import Database
+from .entry import Entry, Sample, decode_entry, encode_sample
+from .errors import (
     FeatureSpaceError,
     MemoryLogError,
     RevisionError,
     RevisionGoneError,
     SampleError,
-    StorageError,
 )
-from .memory_schema import entry, memory
-
-__all__ = [
-    "AppendResult", "Entry", "FeatureSpaceError", "Memory", "MemoryLog", "MemoryLogError",
-    "MemoryStats", "RevisionError", "RevisionGoneError", "Sample", "SampleError", "StorageError",
-]
-
+from .schema import entry, memory
 
 @dataclass(frozen=True)
 class AppendResult:
@@ -128,7 +121,7 @@ class Memory:
         if row is None:
             return MemoryStats(self.name)
         with self._database.read() as connection:
-            first, last = (memory_rows.time_of(connection, row, revision)
+            first, last = (rows.time_of(connection, row, revision)
                            for revision in (1, row.log_length))
         return MemoryStats(
             self.name, row.feature_space, row.log_length, row.live_samples,
@@ -147,8 +140,8 @@ class Memory:
         """
         row, upto = self._resolve(upto)
         self._resolve(after)
-        return (decode_entry(found, row.dim) for found in memory_rows.stream(
-            self._database, row, memory_rows.EVERYTHING, entry.c.revision <= upto, after))
+        return (decode_entry(found, row.dim) for found in rows.stream(
+            self._database, row, rows.EVERYTHING, entry.c.revision <= upto, after))
 
     def samples(self, at: int | None = None) -> Iterator[Entry]:
         """Samples alive at revision `at` (default: the last) in order, streamed.
@@ -158,13 +151,13 @@ class Memory:
         """
         row, at = self._resolve(at)
         return (decode_entry(found, row.dim)
-                for found in self._stream_alive(row, memory_rows.EVERYTHING, at))
+                for found in self._stream_alive(row, rows.EVERYTHING, at))
 
     def live(self, at: int | None = None) -> list[int]:
         """Revisions of the samples alive at revision `at` (default: the last), ascending."""
         row, at = self._resolve(at)
         with self._database.read() as connection:
-            return memory_rows.live_revisions(connection, row, at) if row else []
+            return rows.live_revisions(connection, row, at) if row else []
 
     def embeddings(self, at: int | None = None) -> tuple[list[int], Tensor]:
         """Revisions and embeddings `[n, dim]`, float32, of the samples alive at revision `at`.
@@ -176,7 +169,7 @@ class Memory:
         revisions = self.live(at)
         embeddings = torch.empty(len(revisions), row.dim if row else 0)
         target = embeddings.numpy()
-        for i, found in enumerate(self._stream_alive(row, memory_rows.EMBEDDING, at)):
+        for i, found in enumerate(self._stream_alive(row, rows.EMBEDDING, at)):
             target[i] = np.frombuffer(found.embedding, "<f4")
         return revisions, embeddings
 
@@ -194,13 +187,13 @@ class Memory:
                 "expected at least one sample and a name. Skip the call when nothing is new.")
         dim = samples[0].embedding.numel()
         with self._database.write() as connection:
-            row = (memory_rows.find(connection, self.name, lock=True)
-                   or memory_rows.create(connection, self.name, feature_space, dim))
+            row = (rows.find(connection, self.name, lock=True)
+                   or rows.create(connection, self.name, feature_space, dim))
             if row.feature_space != feature_space:
                 raise FeatureSpaceError(
                     f'Memory "{self.name}" is of feature space "{row.feature_space}", the samples '
                     f'are of "{feature_space}". Spaces cannot be mixed: use another memory name.')
-            known = memory_rows.live_hashes(connection, row, [s.content_hash for s in samples])
+            known = rows.live_hashes(connection, row, [s.content_hash for s in samples])
             new, duplicates = [], []
             for sample in samples:
                 if sample.content_hash in known:
@@ -208,7 +201,7 @@ class Memory:
                 else:
                     known.add(sample.content_hash)
                     new.append(encode_sample(sample, row.dim))
-            revision = memory_rows.append(connection, row, new)
+            revision = rows.append(connection, row, new)
         return AppendResult(row.log_length + 1, revision, tuple(duplicates))
 
     def forget(self, revisions: Sequence[int], reason: str) -> int:
@@ -218,8 +211,8 @@ class Memory:
         """
         asked = sorted(set(revisions))
         with self._database.write() as connection:
-            row = memory_rows.find(connection, self.name, lock=True)
-            sizes = memory_rows.live_sizes_of(connection, row, asked) if row else {}
+            row = rows.find(connection, self.name, lock=True)
+            sizes = rows.live_sizes_of(connection, row, asked) if row else {}
             missing = [revision for revision in asked if revision not in sizes]
             if missing:
                 shown = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
@@ -227,7 +220,7 @@ class Memory:
                     f'Memory "{self.name}" has no live sample at revision {shown}: forgotten '
                     "already, not a sample, or not in the log. Nothing was forgotten. Choose among "
                     "the live samples.")
-            return memory_rows.forget(connection, row, sizes, reason)
+            return rows.forget(connection, row, sizes, reason)
 
     def forget_last(self, count: int) -> int:
         """Forget the `count` newest live samples, or all if there are fewer; the new revision."""
@@ -248,26 +241,26 @@ class Memory:
         """
         reason = f"cap {max_bytes / 2 ** 20:g} MB"
         with self._database.write() as connection:
-            row = memory_rows.find(connection, self.name, lock=True)
-            forgotten, live = memory_rows.sizes_above(connection, row, max_bytes)
-            memory_rows.forget(connection, row, live, reason)
-            memory_rows.drop(connection, row, forgotten | live, reason)
+            row = rows.find(connection, self.name, lock=True)
+            forgotten, live = rows.sizes_above(connection, row, max_bytes)
+            rows.forget(connection, row, live, reason)
+            rows.drop(connection, row, forgotten | live, reason)
             return list(live)
 
     def compact(self) -> int:
         """Drop the payloads of all forgotten samples and shrink the file; the bytes dropped."""
         with self._database.write() as connection:
-            row = memory_rows.find(connection, self.name, lock=True)
+            row = rows.find(connection, self.name, lock=True)
             if row is None:
                 return 0
-            sizes = memory_rows.forgotten_sizes(connection, row)
-            memory_rows.drop(connection, row, sizes, "compacted by the user")
+            sizes = rows.forgotten_sizes(connection, row)
+            rows.drop(connection, row, sizes, "compacted by the user")
         self._database.shrink()
         return sum(sizes.values())
 
     def _row(self) -> Row | None:
         with self._database.read() as connection:
-            return memory_rows.find(connection, self.name)
+            return rows.find(connection, self.name)
 
     def _resolve(self, at: int | None) -> tuple[Row | None, int]:
         """The memory's row and the revision meant. Raises RevisionError."""
@@ -281,17 +274,17 @@ class Memory:
 
     def _forget_newest(self, count: int | None, reason: str) -> int:
         with self._database.write() as connection:
-            row = memory_rows.find(connection, self.name, lock=True)
-            sizes = memory_rows.live_sizes(connection, row, count) if row else {}
-            return memory_rows.forget(connection, row, sizes, reason)
+            row = rows.find(connection, self.name, lock=True)
+            sizes = rows.live_sizes(connection, row, count) if row else {}
+            return rows.forget(connection, row, sizes, reason)
 
     def _stream_alive(self, row: Row | None, columns: Sequence[Column], at: int) -> Iterator[Row]:
         """Samples alive at a revision. Raises RevisionGoneError if a payload was dropped."""
-        for found in memory_rows.stream(
-                self._database, row, columns, memory_rows.alive(at)):
+        for found in rows.stream(
+                self._database, row, columns, rows.alive(at)):
             if found.dropped_time is not None:
                 with self._database.read() as connection:
-                    whole = memory_rows.first_whole_revision(connection, row)
+                    whole = rows.first_whole_revision(connection, row)
                 raise RevisionGoneError(
                     f'Revision {at} of memory "{self.name}" needs the sample of revision '
                     f"{found.revision}, which was dropped on {found.dropped_time:%Y-%m-%d %H:%M} "

@@ -16,8 +16,8 @@ import pytest
 import torch
 from sqlalchemy import create_engine, event, inspect, text
 
-from guidance import memory_schema
-from guidance.memory_log import (
+from guidance.memory import schema
+from guidance.memory import (
     AppendResult,
     FeatureSpaceError,
     MemoryLog,
@@ -63,7 +63,7 @@ def url(request, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'memory.sqlite'}"
     engine = create_engine(SHARED_DATABASE)
-    memory_schema.metadata.drop_all(engine)
+    schema.metadata.drop_all(engine)
     engine.dispose()
     return SHARED_DATABASE
 
@@ -357,7 +357,7 @@ def test_capped_file_does_not_grow_and_compact_shrinks_it(path: Path):
 WRITER = """
 import hashlib, sys
 import torch
-from guidance.memory_log import MemoryLog, Sample
+from guidance.memory import MemoryLog, Sample
 
 url, start, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)
@@ -633,7 +633,7 @@ def fail(connection) -> None:
 
 
 def test_migrations_run_once_and_in_order(version_1: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_schema, "MIGRATIONS", (add_note,))
+    monkeypatch.setattr(schema, "MIGRATIONS", (add_note,))
     for _ in range(2):  # a second run of add_note would fail
         assert MemoryLog(version_1).memory("old").live() == [1]
         assert version_of(version_1) == 2
@@ -642,14 +642,14 @@ def test_migrations_run_once_and_in_order(version_1: Path, monkeypatch: pytest.M
 
 def test_failed_migration_changes_nothing(version_1: Path, monkeypatch: pytest.MonkeyPatch):
     before = schema_of(version_1)
-    monkeypatch.setattr(memory_schema, "MIGRATIONS", (add_note, fail))
+    monkeypatch.setattr(schema, "MIGRATIONS", (add_note, fail))
     with pytest.raises(RuntimeError):
         MemoryLog(version_1)
     assert version_of(version_1) == 1 and schema_of(version_1) == before
 
 
 def test_newer_database_is_refused(version_1: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_schema, "MIGRATIONS", (add_note,))
+    monkeypatch.setattr(schema, "MIGRATIONS", (add_note,))
     MemoryLog(version_1)
     monkeypatch.undo()
     with pytest.raises(StorageError, match="version 2, newer than version 1.*Update this node"):

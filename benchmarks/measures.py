@@ -1,0 +1,100 @@
+"""What a set of generated images is worth, in the features of an independent judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from prdc import compute_prdc
+from torch import Tensor
+
+from demo.data import digits
+from demo.judge import Judge
+
+MANIFOLD_K = 5
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real digits in the judge's features.
+
+    features: `[real, dim]`; labels: `[real]`; radius: `[real]`, distance to the k-th nearest other
+    real image (the manifold's balls, Kynkaanniemi et al. 2019); tau: `[classes]`, the median
+    nearest-neighbour distance among the real images of a class.
+    """
+
+    features: Tensor
+    labels: Tensor
+    radius: Tensor
+    tau: Tensor
+
+
+class DigitsMeasure:
+    """Measures sets of 16 x 16 digits against all real digits."""
+
+    def __init__(self):
+        self.judge = Judge.load()
+        images, labels = digits()
+        features = self.features(images)
+        distance = torch.cdist(features, features)
+        radius = distance.kthvalue(MANIFOLD_K + 1, dim=1).values
+        tau = torch.stack([
+            distance[labels == c][:, labels == c].kthvalue(2, dim=1).values.median()
+            for c in range(int(labels.max()) + 1)])
+        self.real = Reference(features, labels, radius, tau)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """Images `[batch, 3, 16, 16]` in [-1, 1] -> `[batch, dim]`."""
+        return torch.cat([self.judge.features(part) for part in images.clamp(-1, 1).split(512)])
+
+    @torch.inference_mode()
+    def good(self, images: Tensor, label: int) -> Tensor:
+        """`[batch]` bool: within the real manifold and judged to be the asked class."""
+        features = self.features(images)
+        inside = (torch.cdist(features, self.real.features) <= self.real.radius).any(dim=1)
+        return inside & (self.judge.head(features).argmax(dim=1) == label)
+
+    def distinct_good(self, images: Tensor, label: int, scale: float = 1.0) -> Tensor:
+        """D(1) ... D(n), `[batch]`: how many of the first n images are good and at least
+        `scale * tau` away from every good image kept before them."""
+        features, good = self.features(images), self.good(images, label)
+        distance = torch.cdist(features, features)
+        kept: list[int] = []
+        counts = []
+        for i, is_good in enumerate(good.tolist()):
+            if is_good and bool((distance[i, kept] >= scale * self.real.tau[label]).all()):
+                kept.append(i)
+            counts.append(len(kept))
+        return torch.tensor(counts)
+
+    def summary(self, images: Tensor, label: int) -> dict[str, float]:
+        """The figures of one set of one class, images in the order they came."""
+        features = self.features(images)
+        real = self.real.features[self.real.labels == label]
+        with torch.inference_mode():
+            hits = self.judge.head(features).argmax(dim=1) == label
+        nearest = torch.cdist(features, features).fill_diagonal_(float("inf"))
+        history = torch.cdist(features, features).tril(-1)
+        history[history == 0] = float("inf")
+        figures = compute_prdc(real.numpy(), features.numpy(), nearest_k=MANIFOLD_K)
+        return {
+            "distinct_good": int(self.distinct_good(images, label)[-1]),
+            "distinct_good_1.3tau": int(self.distinct_good(images, label, 1.3)[-1]),
+            "good": self.good(images, label).float().mean().item(),
+            "class_accuracy": hits.float().mean().item(),
+            **{name: float(value) for name, value in figures.items()},
+            "vendi": vendi_score(features),
+            "nearest": nearest.min(dim=1).values.mean().item(),
+            "nearest_in_history": history[1:].min(dim=1).values.mean().item(),
+        }
+
+
+def vendi_score(features: Tensor) -> float:
+    """exp of the entropy of the eigenvalues of K / n, K the cosine similarity (Friedman and
+    Dieng, 2210.02410, eq. 2, q = 1)."""
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    eigenvalues = np.linalg.eigvalsh((unit @ unit.T / len(unit)).numpy())
+    eigenvalues = eigenvalues[eigenvalues > 1e-12]
+    return float(np.exp(-(eigenvalues * np.log(eigenvalues)).sum()))
