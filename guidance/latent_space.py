@@ -21,33 +21,42 @@ def pooling_matrix(size: int, bins: int) -> Tensor:
     return matrix
 
 
-class LatentSpace:
-    """Embeds latents `[batch, channels, ..., height, width]` as `[batch, dim]`.
+def spreading_matrix(bins: int, size: int) -> Tensor:
+    """`[size, bins]`: linear interpolation between the bins' centres, flat beyond the outermost."""
+    position = ((torch.arange(size) + 0.5) * bins / size - 0.5).clamp(0, bins - 1)
+    distance = (position[:, None] - torch.arange(bins)).abs()
+    return (1 - distance).clamp(min=0)
 
-    Video frames are averaged. The map is linear, so its derivative is the same everywhere.
+
+class LatentSpace:
+    """Embeds latents `[batch, channels, (frames,) height, width]` as `[batch, dim]`.
+
+    Video frames are averaged. Lives for one run: it keeps the matrices of the sizes it met.
     """
 
     def __init__(self, latent_format: str, channels: int):
         self.channels = channels
         self.dim = channels * GRID * GRID
         self.id = f"latent-{GRID}x{GRID}/1/{latent_format}/{channels}"
+        self._matrices: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def _matrices(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = (pooling_matrix(size, GRID).to(x) for size in x.shape[-2:])
-        return rows, columns
+    def _matrices_for(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        if (size, device) not in self._matrices:
+            self._matrices[size, device] = (pooling_matrix(size, GRID).to(device),
+                                            spreading_matrix(GRID, size).to(device))
+        return self._matrices[size, device]
 
     def embed(self, x0: Tensor) -> Tensor:
-        """`[batch, channels, (frames,) height, width]` -> `[batch, dim]`."""
-        frames = x0.float().flatten(2, -3).mean(2) if x0.ndim > 4 else x0.float()
-        rows, columns = self._matrices(frames)
-        pooled = rows @ frames @ columns.T  # [batch, channels, GRID, GRID]
-        return pooled.flatten(1) / self.dim ** 0.5
+        """x0 -> embedding `[batch, dim]`, float32."""
+        frame = x0.float()
+        if frame.ndim > 4:
+            frame = frame.flatten(2, -3).mean(2)
+        (rows, _), (columns, _) = (self._matrices_for(n, x0.device) for n in x0.shape[-2:])
+        return (rows @ frame @ columns.T).flatten(1) / self.dim ** 0.5
 
-    def pullback(self, gradient: Tensor, x0: Tensor) -> Tensor:
-        """Transposed derivative of `embed`: gradient `[batch, dim]` -> the shape of x0."""
-        rows, columns = self._matrices(gradient.new_empty(x0.shape[-2:]))
-        pooled = gradient.view(-1, self.channels, GRID, GRID) / self.dim ** 0.5
-        frame = rows.T @ pooled @ columns
-        while frame.ndim < x0.ndim:
-            frame = frame.unsqueeze(2)
-        return frame.expand_as(x0) / (x0[0, 0].numel() // frame[0, 0].numel())
+    def lift(self, push: Tensor, x0: Tensor) -> Tensor:
+        """A displacement of the embedding `[batch, dim]` -> a smooth one of x0, of its shape."""
+        grid = push.view(-1, self.channels, GRID, GRID) * self.dim ** 0.5
+        (_, rows), (_, columns) = (self._matrices_for(n, x0.device) for n in x0.shape[-2:])
+        frame = rows @ grid @ columns.T
+        return frame.view(*frame.shape[:2], *[1] * (x0.ndim - 4), *frame.shape[-2:]).expand_as(x0)

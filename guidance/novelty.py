@@ -1,0 +1,123 @@
+"""Novelty guidance of one sampling run: away from everything that was generated before.
+
+After Gwern, "Novelty Nets: Classifier Anti-Guidance" (2024): the sample climbs log(1 - P), with P
+the probability that it was generated already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .latent_space import LatentSpace
+from .limiter import limit, per_sample_norm
+from .noise_level import NoiseLevel
+from .repulsion import ExactKernel, Repelled, Repulsion
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoveltySettings:
+    """strength: most a push may be, as a fraction of the noise that the step removes,
+    |x_t / a - x0|; sigma_start, sigma_end: the pushed range of noise levels, both included;
+    radius: distance below which two samples count as the same; batch: how strongly the samples of
+    one batch push each other, 0 to 1.
+    """
+
+    strength: float
+    radius: float
+    sigma_start: float
+    sigma_end: float
+    batch: float = 1.0
+
+
+@dataclass(frozen=True)
+class PushFigures:
+    """What the pushes of a run came to.
+
+    evaluations: of the model, where there was something to push from; within: those inside the
+    window; pushed: share of the samples of
+    these with P above .05; mean_push: mean of |shift| over the noise removed, inside the window;
+    dropped: shifts that were NaN or infinite.
+    """
+
+    evaluations: int
+    within: int
+    pushed: float
+    mean_push: float
+    dropped: int
+
+
+class NoveltyRun:
+    """The state of one sampling run.
+
+    `repulsion` is None where the memory is empty; then only batch mates push each other.
+    """
+
+    def __init__(self, space: LatentSpace, repulsion: Repulsion | None, settings: NoveltySettings):
+        self.space = space
+        self.repulsion = repulsion
+        self.settings = settings
+        self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
+        self._trajectory: list[Tensor] = []  # each [batch, 1 + dim]
+
+    def denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
+                level: NoiseLevel) -> Tensor:
+        """x0-hat of `model` at x `[batch, ...]`, shifted towards the new.
+
+        sigma: `[batch]`, the host's numbers for the noise level, compared with the window.
+        """
+        denoised = model(x)
+        embedding = self.space.embed(denoised)
+        self._trajectory.append(torch.cat([level.log_snr[:, None], embedding], dim=1))
+        mates = len(x) > 1 and self.settings.batch > 0
+        if self.settings.strength == 0 or (self.repulsion is None and not mates):
+            return denoised
+        within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
+        push, probability = self._push(embedding, level, mates)
+        removed = per_sample_norm(x / level.like(level.signal, x) - denoised)
+        most = within * self.settings.strength * removed
+        shift, dropped = limit(self.space.lift(push, denoised), most)
+        self._evaluations.append(
+            (within, probability, per_sample_norm(shift) / removed, dropped))
+        return denoised + shift.to(denoised.dtype)
+
+    def _push(self, embedding: Tensor, level: NoiseLevel, mates: bool) -> tuple[Tensor, Tensor]:
+        """-grad log(1 - P) adds up over independent memories: the log's and the batch's own."""
+        push = torch.zeros_like(embedding)
+        novel = embedding.new_ones(len(embedding))  # P(not generated before)
+        if self.repulsion is not None:
+            repelled = self.repulsion(embedding, level.log_snr)
+            push, novel = push + repelled.push, novel * (1 - repelled.probability)
+        if mates:
+            repelled = self._from_mates(embedding)
+            push = push + self.settings.batch * repelled.push
+            novel = novel * (1 - self.settings.batch * repelled.probability)
+        return push, 1 - novel
+
+    def _from_mates(self, embedding: Tensor) -> Repelled:
+        """Each sample of the batch repelled by the others, as if these were remembered."""
+        others = torch.zeros(len(embedding), len(embedding), device=embedding.device)
+        others.fill_diagonal_(-torch.inf)
+        return ExactKernel(embedding, others, self.settings.radius)(embedding, None)
+
+    def figures(self) -> PushFigures:
+        """To be read when the run has ended: it waits for the device."""
+        if not self._evaluations:
+            return PushFigures(0, 0, 0.0, 0.0, 0)
+        within, probability, push, dropped = (
+            torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
+        count = int(within.sum())
+        return PushFigures(
+            evaluations=len(within), within=int(within.any(dim=1).sum()),
+            pushed=int(((probability > 0.05) & within).sum()) / max(count, 1),
+            mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
+            dropped=int((dropped & within).sum()))
+
+    def trajectory(self, points: int = 8) -> Tensor:
+        """`[batch, points, 1 + dim]`, CPU: log SNR and embedded x0-hat along the run."""
+        whole = torch.stack(self._trajectory, dim=1).cpu()
+        index = torch.linspace(0, whole.shape[1] - 1, min(points, whole.shape[1])).round().long()
+        return whole[:, index]

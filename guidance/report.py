@@ -1,0 +1,59 @@
+"""What novelty guidance tells the user after a run."""
+
+from __future__ import annotations
+
+from .novelty import PushFigures
+from .novelty_memory import NoveltyMemory, Recorded
+
+
+def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, strength: float,
+                   record: bool, whole: bool, figures: PushFigures,
+                   recorded: Recorded | None) -> str:
+    """A few lines: the memory, how novel the new images are, what was pushed or why nothing was.
+
+    revision, remembered: what guided the run, and how many samples that was; record: the node's
+    switch; whole: whether the run went on to the end.
+    """
+    stats = memory.log.stats()
+    lines = [f"{memory.name}@{revision}: pushed away from {remembered} samples",
+             _pushed(remembered, strength, figures)]
+    if recorded is not None:
+        lines += _recorded(recorded)
+    else:
+        lines.append("Nothing recorded: " + (
+            "the memory is frozen." if not memory.learn else
+            "recording is switched off." if not record else
+            "this pass ends before the last step; the pass that ends it records."))
+    lines.append(f"Memory now: {stats.live_samples} samples, {stats.live_bytes / 2 ** 20:.2f} MB, "
+                 f"revision {stats.revision}")
+    return "\n".join(lines)
+
+
+def _pushed(remembered: int, strength: float, figures: PushFigures) -> str:
+    if strength == 0:
+        return "Nothing pushed: strength is 0."
+    if figures.evaluations == 0:
+        return ("Nothing pushed: the memory is empty." if remembered == 0 else
+                "Nothing pushed: no remembered sample has a prompt like this one.")
+    if figures.within == 0:
+        return "Nothing pushed: no step lies between start_percent and end_percent."
+    if figures.pushed == 0:
+        return "Nothing pushed: no step came near a remembered sample."
+    text = (f"Pushed in {figures.pushed:.0%} of {figures.within} steps, "
+            f"by {figures.mean_push:.3f} of the noise removed on average")
+    if figures.dropped:
+        text += f"; {figures.dropped} pushes dropped because they were not finite"
+    return text
+
+
+def _recorded(recorded: Recorded) -> list[str]:
+    count = recorded.last_revision - recorded.first_revision + 1
+    text = f"Recorded {count} in {1000 * recorded.seconds:.0f} ms"
+    if recorded.duplicates:
+        text += f", {recorded.duplicates} already remembered"
+    lines = [text]
+    if len(recorded.distance):
+        novelty = ", ".join(f"{n:.0%}" for n in recorded.novelty.tolist()) or "unknown yet"
+        distance = ", ".join(f"{d:.3f}" for d in recorded.distance.tolist())
+        lines.append(f"Novelty {novelty} (distance to the nearest remembered: {distance})")
+    return lines

@@ -1,0 +1,97 @@
+"""Pushes away from remembered samples: the exact kernel, and SPELL's ball.
+
+Both work in a feature space's units and share one contract with the novelty net, whose oracles
+they are: a repulsion maps embeddings `[batch, dim]` at a log SNR `[batch]` to a Repelled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Repelled(NamedTuple):
+    """push: `[batch, dim]`, the wanted displacement of the embedding; probability: `[batch]`,
+    P(already generated | embedding)."""
+
+    push: Tensor
+    probability: Tensor
+
+
+class Repulsion(Protocol):
+    """What pushes embeddings away from the memory."""
+
+    def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled: ...
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """`[n, dim]`, `[m, dim]` -> `[n, m]`; one matrix product, no `[n, m, dim]` in between."""
+    norms = a.square().sum(1)[:, None] + b.square().sum(1)
+    return torch.addmm(norms, a, b.T, alpha=-2).clamp(min=0)
+
+
+def away(embedding: Tensor, centre: Tensor) -> Tensor:
+    """Unit vectors from `centre` to `embedding`, both `[batch, dim]`; zero where they coincide."""
+    difference = embedding - centre
+    length = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
+    return difference / length.clamp(min=torch.finfo(length.dtype).tiny)
+
+
+def gaussian_mixture(embedding: Tensor, centres: Tensor, log_weight: Tensor,
+                     bandwidth: Tensor | float) -> tuple[Tensor, Tensor]:
+    """f(e) = log sum_j w_j exp(-|e - e_j|^2 / 2h^2), and its mean-shift point.
+
+    centres: `[n, dim]`; log_weight: `[n]` or `[batch, n]`; bandwidth: h, one number or `[batch, 1]`. Returns f
+    `[batch]` and m `[batch, dim]`, with which the gradient of f is (m - e) / h^2.
+    """
+    exponent = log_weight - squared_distance(embedding, centres) / (2 * bandwidth ** 2)
+    return exponent.logsumexp(dim=1), exponent.softmax(dim=1) @ centres
+
+
+@dataclass(frozen=True)
+class ExactKernel:
+    """Kernel memory: P is a half at `radius` from a lone sample, and .88 at the sample.
+
+    centres: `[n, dim]` with n >= 1; log_weight: `[n]` or `[batch, n]`, at most 0, by similarity of
+    the prompts.
+    Ascends log(1 - P), whose gradient is -P grad f: the push points away from the samples that
+    are near, and is P radii long.
+    """
+
+    centres: Tensor
+    log_weight: Tensor
+    radius: float
+
+    def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
+        bandwidth = self.radius / 2
+        f, mean = gaussian_mixture(embedding, self.centres, self.log_weight, bandwidth)
+        probability = torch.sigmoid(f + self.radius ** 2 / (2 * bandwidth ** 2))
+        push = (probability * self.radius)[:, None] * away(embedding, mean)
+        return Repelled(push, probability)
+
+
+@dataclass(frozen=True)
+class Ball:
+    """SPELL (Kirchhof et al., 2410.06025, eq. 8): x0 leaves the balls around remembered samples.
+
+    push = overcompensation * sum_j w_j relu(radius / |e - e_j| - 1) (e - e_j); the authors'
+    overcompensation is 1.6. P is 1 inside a ball, else 0.
+    """
+
+    centres: Tensor
+    log_weight: Tensor
+    radius: float
+    overcompensation: float = 1.6
+
+    def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
+        distance = squared_distance(embedding, self.centres).sqrt()
+        distance = distance.clamp(min=1e-6 * self.radius)
+        weight = self.log_weight.exp() * (self.radius / distance - 1).clamp(min=0)
+        push = weight.sum(1, keepdim=True) * embedding - weight @ self.centres
+        return Repelled(self.overcompensation * push, (weight > 0).any(1).to(embedding.dtype))
+
+
+REPULSIONS: dict[str, type] = {"exact": ExactKernel, "ball": Ball}

@@ -1,0 +1,77 @@
+"""Novelty Guidance: each new sample differs from those remembered."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..guidance.repulsion import REPULSIONS
+from ._novelty_hooks import NoveltyHooks, NoveltyOptions
+from ._types import CATEGORY, NoveltyMemoryType
+
+
+class NoveltyGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UncommonNoveltyGuidance",
+            display_name="Novelty Guidance",
+            category=CATEGORY,
+            description="Pushes each new image away from all images in a novelty memory, inside "
+                        "any sampler, and remembers the new ones. The node shows after each run "
+                        "how novel the images were and what was pushed.",
+            search_aliases=["novelty", "diversity", "variation", "seed variance", "same face",
+                            "CADS", "never the same twice", "anti-guidance", "SPELL"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to guide."),
+                NoveltyMemoryType.Input(
+                    "memory", tooltip="What to stay away from, from Novelty Memory."),
+                io.Float.Input(
+                    "strength", default=0.3, min=0.0, max=2.0, step=0.01,
+                    tooltip="Most that a push may be, as a fraction of the noise that a step "
+                            "removes; it means the same for every model. 0 pushes nothing. Values "
+                            "above 1 break images."),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="Where in the denoising the pushing begins; 0 is pure noise."),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="Where in the denoising the pushing ends; 1 is the finished image."),
+                io.Float.Input(
+                    "radius", default=0.3, min=0.01, max=2.0, step=0.01, optional=True,
+                    advanced=True,
+                    tooltip="Distance below which two images count as the same: root mean square "
+                            "difference of their pooled latents. Larger pushes earlier and from "
+                            "farther away."),
+                io.Combo.Input(
+                    "repulsion", options=list(REPULSIONS), optional=True, advanced=True,
+                    tooltip="What pushes."),
+                io.Boolean.Input(
+                    "prompt_aware", default=True, optional=True, advanced=True,
+                    tooltip="An image repels in proportion to the similarity of the prompts, so "
+                            "that a cat does not push a castle. Off: every image repels."),
+                io.Float.Input(
+                    "batch_repulsion", default=1.0, min=0.0, max=1.0, step=0.05, optional=True,
+                    advanced=True,
+                    tooltip="How strongly the images of one batch push each other; 0 makes each "
+                            "image independent of its batch."),
+                io.Boolean.Input(
+                    "record", default=True, optional=True, advanced=True,
+                    tooltip="Remember the new images when a run has ended well. A frozen memory "
+                            "never records."),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.3,
+                repulsion="exact", prompt_aware=True, batch_repulsion=1.0,
+                record=True) -> io.NodeOutput:
+        options = NoveltyOptions(
+            strength=strength, start_percent=start_percent, end_percent=end_percent, radius=radius,
+            repulsion=repulsion, prompt_aware=prompt_aware, batch_repulsion=batch_repulsion,
+            record=record)
+        return io.NodeOutput(NoveltyHooks(memory, options, cls.hidden.unique_id).attach(model))
+
+
+NODES = [NoveltyGuidance]
