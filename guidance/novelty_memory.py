@@ -1,4 +1,4 @@
-"""A named novelty memory as nodes use it: where it is, which revision counts, and what it records."""
+"""A named novelty memory as nodes use it: where it is, which revision counts, what it records."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class Remembered:
     """The samples alive at one revision, in the order they came.
 
     revisions: `[n]`; embedding: `[n, dim]`; prompt: `[n, PROMPT_DIM]`, zeros where a sample
-    has none; nearest: `[n]`, each sample's distance to the nearest that was there before it, infinite
-    for the first.
+    has none; nearest: `[n]`, each sample's distance to the nearest that was there before it,
+    infinite for the first.
     """
 
     revisions: Tensor
