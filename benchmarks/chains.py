@@ -1,0 +1,167 @@
+"""Chains of queue items, drawn one after the other through the host's own KSampler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from demo.data import DIGITS_SIZE
+from demo.host import InProcessHost, Prompt
+from demo.workflow import widget_defaults
+from dev import ROOT
+
+WORK = ROOT / "benchmarks" / "work"
+MODEL = ROOT / "demo" / "models" / "digits.safetensors"
+GUIDANCE_NODE = "UncommonNoveltyGuidance"
+SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What KSampler is set to."""
+
+    name: str
+    steps: int
+    scheduler: str = "normal"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.steps}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """`count` queue items of batch 1 and one class; item i has the i-th seed of the seed set.
+
+    guidance: the inputs of Novelty Guidance, all of them; None: the node is not there.
+    """
+
+    sampler: Sampler
+    cfg: float
+    label: int
+    seeds: int = 0
+    count: int = 128
+    guidance: dict[str, Any] | None = None
+
+    @property
+    def file(self) -> Path:
+        """Where the images go. It depends on the model, and on everything but the count."""
+        settings = asdict(replace(self, count=0)) | {"model": _model_hash()}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return WORK / "novelty" / f"class{self.label}-{digest[:16]}.npz"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """images: `[count, 3, 16, 16]` in [-1, 1]; seconds: `[count]`, of each queue item; code: the
+    guidance code that drew them, see `code_hash`."""
+
+    images: Tensor
+    seconds: Tensor
+    code: str
+
+    def save(self, chain: Chain) -> None:
+        """Writes the chain's file, whole or not at all."""
+        chain.file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = chain.file.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as file:
+            np.savez_compressed(file, images=self.images.half().numpy(), code=self.code,
+                                seconds=self.seconds.numpy(), chain=json.dumps(asdict(chain)))
+        unfinished.replace(chain.file)
+
+
+def load(chain: Chain) -> Drawn | None:
+    """What is there of a chain, as long as its file is; None if nothing is."""
+    if not chain.file.is_file():
+        return None
+    with np.load(chain.file) as file:
+        return Drawn(torch.from_numpy(file["images"]).float(), torch.from_numpy(file["seconds"]),
+                     str(file["code"]))
+
+
+def is_drawn(chain: Chain) -> bool:
+    drawn = load(chain)
+    return drawn is not None and len(drawn.images) >= chain.count
+
+
+def code_hash() -> str:
+    """Of the code that decides how images are pushed; a change of it is told, not redone."""
+    files = sorted([*(ROOT / "guidance").rglob("*.py"), *(ROOT / "nodes").glob("*novelty*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _model_hash() -> str:
+    return hashlib.sha256(MODEL.read_bytes()).hexdigest()
+
+
+def prompt(chain: Chain, item: int) -> Prompt:
+    """The graph of one queue item, in the API format."""
+    nodes = {
+        "model": ("UncommonLoadADM", {"model_name": MODEL.stem}),
+        "positive": ("UncommonClassConditioning", {"class_number": chain.label}),
+        "negative": ("UncommonClassConditioning", {"class_number": -1}),
+        "latent": ("EmptyLatentImage",
+                   {"width": DIGITS_SIZE, "height": DIGITS_SIZE, "batch_size": 1}),
+        "sampled": ("KSampler", {
+            "model": ["model" if chain.guidance is None else "guided", 0],
+            "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0],
+            "seed": SEEDS_APART * chain.seeds + item, "steps": chain.sampler.steps,
+            "cfg": chain.cfg, "sampler_name": chain.sampler.name,
+            "scheduler": chain.sampler.scheduler, "denoise": 1.0}),
+        "shown": ("PreviewAny", {"source": ["sampled", 0]}),
+    }
+    if chain.guidance is not None:
+        nodes["memory"] = ("UncommonNoveltyMemory", {
+            "name": "benchmark", "mode": "learn", "revision": -1, "max_megabytes": 1024})
+        nodes["guided"] = (GUIDANCE_NODE,
+                           {"model": ["model", 0], "memory": ["memory", 0], **chain.guidance})
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+def draw(host: InProcessHost, chain: Chain) -> Drawn:
+    """Draws a chain, with a new memory that is closed and reopened half-way.
+
+    A chain without a memory goes on from its file if that has the first images already.
+    """
+    drawn = load(chain) if chain.guidance is None else None
+    images, seconds = ([], []) if drawn is None else (
+        list(drawn.images[:, None]), drawn.seconds.tolist())
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, \
+            host.user_directory(Path(folder)):
+        for item in range(len(images), chain.count):
+            if item == chain.count // 2:
+                reopen(host)
+            started = time.perf_counter()
+            run = host.run(prompt(chain, item))
+            seconds.append(time.perf_counter() - started)
+            images.append(run.outputs["sampled"][0]["samples"].float())
+        reopen(host)
+    return Drawn(torch.cat(images), torch.tensor(seconds), code_hash())
+
+
+def reopen(host: InProcessHost) -> None:
+    """Forgets all that this process knows of memories, as closing ComfyUI does."""
+    host.pack("guidance.novelty_memory").shared_bank.cache_clear()
+    host.restart()
+
+
+def start_host(folder: Path, threads: int) -> InProcessHost:
+    """A host for chains."""
+    torch.set_num_threads(threads)
+    host = InProcessHost(folder)
+    host.load_extra("nodes_preview_any")
+    return host
+
+
+def guidance_defaults(host: InProcessHost) -> dict[str, Any]:
+    """The widgets of Novelty Guidance with the values that the page gives them."""
+    return widget_defaults(host.pack_nodes[GUIDANCE_NODE].GET_NODE_INFO_V1())

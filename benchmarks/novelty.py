@@ -1,0 +1,160 @@
+"""How many of n images are both good and different, with novelty guidance and without.
+
+    python dev.py bench novelty [--part PART ...] [--jobs 2] [--refresh] [--report]
+
+Draws chains of queue items through the real KSampler, part by part, the most important first, and
+writes benchmarks/results/novelty.json, .md and .png after each part. Chains that are drawn already
+are kept (in benchmarks/work/), so it can be stopped and run again at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.chains import (
+    Chain,
+    Sampler,
+    code_hash,
+    draw,
+    guidance_defaults,
+    is_drawn,
+    load,
+    start_host,
+)
+from benchmarks.novelty_report import write_report
+from demo.host import InProcessHost
+
+SHIPPED = Sampler("euler_ancestral", 20)  # as in example_workflows/novelty.json
+OTHERS = (Sampler("euler_ancestral", 40), Sampler("euler", 20))
+CFG = 3.0
+ALL_CFG = (1.0, 1.5, 2.0, 3.0, 6.0)
+SWEPT_CFG = (1.5, 3.0, 6.0)
+SWEPT_CLASSES = (0, 3, 8)
+
+Inputs = dict[str, Any] | None
+"""What Novelty Guidance has in place of its defaults; None: the node is not there."""
+
+PLAIN: Inputs = None
+DEFAULTS: Inputs = {}
+
+
+def ball(radius: float) -> Inputs:
+    """SPELL as published: the whole run, its push not limited."""
+    return {"repulsion": "ball", "radius": radius, "strength": 2.0, "start_percent": 0.0,
+            "end_percent": 1.0}
+
+
+def swept(repulsion: str, strengths: Iterable[float]) -> tuple[Inputs, ...]:
+    return tuple({"repulsion": repulsion, "strength": strength} for strength in strengths)
+
+
+BALL = ball(0.3)  # the best of the sweep at CFG 3
+SWEEP = (PLAIN, *map(ball, (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
+         *swept("net", (0.1, 0.2, 0.3, 0.4, 0.6)), *swept("exact", (0.1, 0.2, 0.3, 0.4, 0.6)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Every combination of what it names."""
+
+    name: str
+    guidance: Sequence[Inputs]
+    samplers: Sequence[Sampler] = (SHIPPED,)
+    cfgs: Sequence[float] = (CFG,)
+    labels: Sequence[int] = range(10)
+    seeds: Sequence[int] = (0,)
+    count: int = 128
+
+    def chains(self, defaults: dict[str, Any]) -> list[Chain]:
+        return [Chain(sampler=sampler, cfg=cfg, label=label, seeds=seeds, count=self.count,
+                      guidance=None if inputs is None else defaults | inputs)
+                for seeds in self.seeds for sampler in self.samplers for cfg in self.cfgs
+                for inputs in self.guidance for label in self.labels]
+
+
+PARTS = (  # the most important first
+    Part(name="default", guidance=(PLAIN, DEFAULTS, BALL)),
+    Part(name="worth", guidance=(PLAIN,), count=512),
+    Part(name="cfg", guidance=(PLAIN, DEFAULTS), cfgs=ALL_CFG, labels=SWEPT_CLASSES),
+    Part(name="sweep", guidance=SWEEP, cfgs=SWEPT_CFG, labels=SWEPT_CLASSES),
+    Part(name="seeds", guidance=(PLAIN, DEFAULTS, BALL), seeds=(1, 2)),
+    Part(name="worth-cfg", guidance=(PLAIN,), cfgs=ALL_CFG, labels=SWEPT_CLASSES, count=512),
+    Part(name="sweep-samplers", guidance=SWEEP, samplers=OTHERS, cfgs=SWEPT_CFG,
+         labels=SWEPT_CLASSES),
+)
+
+
+@functools.cache
+def worker_host(folder: Path, threads: int) -> InProcessHost:
+    """The one host of a worker process."""
+    return start_host(folder / str(os.getpid()), threads)
+
+
+def draw_and_save(folder: Path, threads: int, chain: Chain) -> int:
+    """Draws one chain; returns how many images it has."""
+    drawn = draw(worker_host(folder, threads), chain)
+    drawn.save(chain)
+    return len(drawn.images)
+
+
+def shipped_defaults(folder: Path, threads: int) -> dict[str, Any]:
+    return guidance_defaults(worker_host(folder, threads))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python dev.py bench novelty", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [part.name for part in PARTS]
+    parser.add_argument("--part", action="append", choices=names, help="only this part, or these")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
+                        help="processes that draw at once (default: one per core)")
+    parser.add_argument("--refresh", action="store_true",
+                        help="draw again what was drawn with other guidance code than the present")
+    parser.add_argument("--report", action="store_true", help="draw nothing, only report")
+    arguments = parser.parse_args()
+
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ProcessPoolExecutor(
+            arguments.jobs, multiprocessing.get_context("spawn")) as workers:
+        place = (Path(folder), threads)
+        defaults = workers.submit(shipped_defaults, *place).result()
+        plan = [chain for part in PARTS for chain in part.chains(defaults)]
+        for part in PARTS:
+            if part.name in (arguments.part or names) and not arguments.report:
+                chains = part.chains(defaults)
+                missing = [chain for chain in chains if not is_drawn(chain)
+                           or arguments.refresh and is_outdated(chain)]
+                draw_all(workers, place, part.name, missing)
+                write_report(plan, defaults, SHIPPED, CFG)
+        write_report(plan, defaults, SHIPPED, CFG)
+    if outdated := sum(is_outdated(chain) for chain in plan):
+        print(f"{outdated} chains were drawn with other guidance code than the present; "
+              "--refresh draws them again.")
+
+
+def draw_all(workers: ProcessPoolExecutor, place: tuple[Path, int], title: str,
+             chains: Sequence[Chain]) -> None:
+    with tqdm(total=sum(chain.count for chain in chains), desc=title, unit="image") as bar:
+        for done in workers.map(functools.partial(draw_and_save, *place), chains):
+            bar.update(done)
+
+
+def is_outdated(chain: Chain) -> bool:
+    """Whether the present code would guide it differently."""
+    return (chain.guidance is not None and (drawn := load(chain)) is not None
+            and drawn.code != code_hash())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The figures of the chains that `benchmarks.novelty` has drawn so far: JSON, tables, a plot."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from benchmarks.chains import Chain, Sampler, load
+from benchmarks.measures import DigitsMeasure
+from benchmarks.results import RESULTS, circumstances, command_line, write_json
+
+COUNT = 128  # all figures are those of the first 128 images, but for the longer curves
+COLUMNS = {"distinct_good": "D(128)", "distinct_good_1.3tau": "D at 1.3 tau", "good": "good",
+           "class_accuracy": "class", "precision": "precision", "recall": "recall",
+           "density": "density", "coverage": "coverage", "vendi": "Vendi",
+           "nearest_in_history": "to history", "seconds": "s/image"}
+COLOURS = ("0.6", "tab:orange", "tab:green", "tab:blue")
+LEGEND = """
+D(128): how many of 128 images, in the order they came, are good (inside the manifold of the real
+digits, and of the asked class) and at least tau away from every good image before them; tau is the
+median distance between nearest neighbours among the real digits of the class. Good: share of good
+images. Class: share of images of the asked class. Precision and recall: Kynkäänniemi et al.;
+density and coverage: Naeem et al.; all with k = 5 against the real digits of the class. To history:
+mean distance to the nearest image before. All in features of an independent classifier.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One chain's figures. curve: `[count]`, D(1) ... D(count)."""
+
+    chain: Chain
+    figures: dict[str, float]
+    curve: Tensor
+    code: str
+
+    @property
+    def method(self) -> str:
+        return "plain" if self.chain.guidance is None else self.chain.guidance["repulsion"]
+
+    def as_json(self) -> dict[str, Any]:
+        at = [n for n in (32, 64, 128, 256, 512) if n <= len(self.curve)]
+        return {"method": self.method, "sampler": str(self.chain.sampler),
+                "scheduler": self.chain.sampler.scheduler, "cfg": self.chain.cfg,
+                "class": self.chain.label, "seeds": self.chain.seeds,
+                "guidance": self.chain.guidance, "code": self.code,
+                **{name: round(value, 4) for name, value in self.figures.items()},
+                "curve": {str(n): int(self.curve[n - 1]) for n in at}}
+
+
+Group = dict[tuple[int, int], Row]
+"""The chains of one setting by (class, seed set)."""
+
+
+def measured(plan: Iterable[Chain]) -> list[Row]:
+    """The rows of all planned chains that are drawn, each once, in the plan's order."""
+    chains = {chain.file: chain for chain in plan if load(chain) is not None}
+    measure, rows = DigitsMeasure(), []
+    for chain in chains.values():
+        drawn = load(chain)
+        if len(drawn.images) < COUNT:
+            continue
+        first = drawn.images[:COUNT]
+        figures = measure.summary(first, chain.label) | {"seconds": drawn.seconds.mean().item()}
+        rows.append(Row(chain, figures, measure.distinct_good(drawn.images, chain.label),
+                        drawn.code))
+    return rows
+
+
+def grouped(rows: Iterable[Row]) -> list[Group]:
+    groups: dict[str, Group] = defaultdict(dict)
+    for row in rows:
+        setting = json.dumps([row.chain.sampler.name, row.chain.sampler.steps, row.chain.cfg,
+                              row.chain.guidance])
+        groups[setting][row.chain.label, row.chain.seeds] = row
+    return list(groups.values())
+
+
+def some(group: Group) -> Row:
+    """Any row, for what a whole group shares."""
+    return next(iter(group.values()))
+
+
+def common(groups: Sequence[Group]) -> set[tuple[int, int]]:
+    """The (class, seed set) that all groups have."""
+    return set.intersection(*(set(group) for group in groups)) if groups else set()
+
+
+def average(group: Group, figure: str, over: Iterable[tuple[int, int]]) -> float:
+    return mean(group[pair].figures[figure] for pair in over)
+
+
+def best(groups: Sequence[Group]) -> Group | None:
+    """The one with the highest mean D, over what all have."""
+    over = common(groups)
+    return max(groups, key=lambda group: average(group, "distinct_good", over)) if over else None
+
+
+def ratio(ours: Group | None, theirs: Group | None) -> float | None:
+    """Mean D of one over mean D of the other, over what both have."""
+    over = common([ours, theirs]) if ours and theirs else ()
+    return (average(ours, "distinct_good", over) / average(theirs, "distinct_good", over)
+            if over else None)
+
+
+def worth(ours: Group, plain: Group) -> tuple[float | None, bool]:
+    """How many times as many plain images it takes to reach our mean D(128), and whether that is
+    only a lower bound because even the longest plain chains do not reach it."""
+    over = [pair for pair in common([ours, plain]) if len(plain[pair].curve) > COUNT]
+    if not over:
+        return None, False
+    length = min(len(plain[pair].curve) for pair in over)
+    curve = torch.stack([plain[pair].curve[:length] for pair in over]).float().mean(dim=0)
+    reached = (curve >= average(ours, "distinct_good", over)).nonzero()
+    return (int(reached[0]) + 1 if len(reached) else length) / COUNT, len(reached) == 0
+
+
+def summarise(groups: Sequence[Group], defaults: dict[str, Any], cfg: float) -> dict[str, Any]:
+    """The headline figures, of groups of one sampler; None where chains are not drawn yet."""
+    ours = [group for group in groups if some(group).chain.guidance == defaults]
+    plain = [group for group in groups if some(group).method == "plain"]
+
+    def at_cfg(groups: Iterable[Group]) -> list[Group]:
+        return [group for group in groups if some(group).chain.cfg == cfg]
+
+    here, plain_here = best(at_cfg(ours)), best(at_cfg(plain))
+    ball = best(at_cfg(group for group in groups if some(group).method == "ball"))
+    over = common([here, plain_here]) if here and plain_here else ()
+    images, bound = worth(here, plain_here) if over else (None, False)
+    return {
+        "distinct_ratio_same_cfg": ratio(here, plain_here),
+        "distinct_ratio_best_cfg": ratio(best(ours), best(plain)),
+        "distinct_ratio_ball": ratio(here, ball),
+        "worth_plain_images": images,
+        "worth_plain_images_is_lower_bound": bound,
+        "good_delta": average(here, "good", over) - average(plain_here, "good", over)
+        if over else None,
+        "chains": len(over),
+    }
+
+
+def write_report(plan: Sequence[Chain], defaults: dict[str, Any], shipped: Sampler,
+                 cfg: float) -> None:
+    """benchmarks/results/novelty.json, .md and .png of what is drawn so far."""
+    rows = measured(plan)
+    if not rows:
+        return
+    groups = grouped(rows)
+    of_shipped = [group for group in groups if some(group).chain.sampler == shipped]
+    summary = {name: round(value, 3) if isinstance(value, float) else value
+               for name, value in summarise(of_shipped, defaults, cfg).items()}
+    facts = circumstances(command_line("novelty"))
+    write_json("novelty", {"summary": summary, **facts, "sampler": str(shipped), "cfg": cfg,
+                           "defaults": defaults, "rows": [row.as_json() for row in rows]})
+    (RESULTS / "novelty.md").write_text(tables(groups, summary, defaults, shipped, cfg, facts),
+                                        "utf-8")
+    plot(of_shipped, defaults)
+
+
+def tables(groups: Sequence[Group], summary: dict[str, Any], defaults: dict[str, Any],
+           shipped: Sampler, cfg: float, facts: dict[str, Any]) -> str:
+    """The Markdown page: the defaults on all classes, then every setting."""
+    wide = [group for group in groups if len({label for label, _ in group}) == 10
+            and some(group).chain.sampler == shipped and some(group).chain.cfg == cfg]
+    seed_sets = {len({seeds for _, seeds in group}) for group in wide}
+    lines = ["# Novelty guidance: distinct good images", "",
+             f"`python dev.py bench novelty`, {facts['date']}, {facts['machine']['processor']}, "
+             f"ComfyUI {facts['versions']['comfyui']}, torch {facts['versions']['torch']}", "",
+             *(f"- `{name}`: {'not measured yet' if value is None else value}"
+               for name, value in summary.items()), "",
+             f"## The digits, {shipped}, CFG {cfg:g}", "",
+             f"Mean and standard deviation over ten classes and {max(seed_sets, default=0)} sets "
+             "of seeds.", "", *table(wide, defaults, spread=True), "", LEGEND.strip(), "",
+             "## Every setting", "", "Means over the chains drawn.", ""]
+    samplers = dict.fromkeys(some(group).chain.sampler for group in groups)
+    for sampler in samplers:
+        lines += [f"### {sampler}", "", *table(
+            [group for group in groups if some(group).chain.sampler == sampler], defaults), ""]
+    return "\n".join(lines)
+
+
+def table(groups: Sequence[Group], defaults: dict[str, Any], spread: bool = False) -> list[str]:
+    """Markdown rows, by CFG and method."""
+    lines = [f"| CFG | method | chains | {' | '.join(COLUMNS.values())} |",
+             f"|{'---|' * (3 + len(COLUMNS))}"]
+    for group in sorted(groups, key=lambda group: some(group).chain.cfg):
+        cells = []
+        for figure in COLUMNS:
+            values = [row.figures[figure] for row in group.values()]
+            digits = 1 if mean(values) > 4 else 2
+            cell = f"{mean(values):.{digits}f}"
+            if spread and len(values) > 1 and figure != "seconds":
+                cell += f" ± {stdev(values):.{digits}f}"
+            cells.append(cell)
+        row = some(group)
+        lines.append(f"| {row.chain.cfg:g} | {name(row, defaults)} | {len(group)} | "
+                     f"{' | '.join(cells)} |")
+    return lines
+
+
+def name(row: Row, defaults: dict[str, Any]) -> str:
+    """A method with that of its inputs which is swept."""
+    guidance = row.chain.guidance
+    if guidance is None:
+        return "plain"
+    shipped = " (the defaults)" if guidance == defaults else ""
+    return f"{row.method}, {swept(row)} {guidance[swept(row)]:g}{shipped}"
+
+
+def swept(row: Row) -> str:
+    return "radius" if row.method == "ball" else "strength"
+
+
+def plot(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
+    """D(128) against the share of good images: a panel per CFG, a line per method."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    plain = [group for group in groups if some(group).method == "plain"]
+    guided = [group for group in groups if some(group).method != "plain"]
+    cfgs = sorted({some(group).chain.cfg for group in guided})
+    if not cfgs:
+        return
+    figure, panels = pyplot.subplots(1, len(cfgs), figsize=(1 + 3.4 * len(cfgs), 4), sharex=True,
+                                     sharey=True, squeeze=False, layout="constrained")
+    for cfg, panel in zip(cfgs, panels[0], strict=True):
+        draw_front(panel, plain, [g for g in guided if some(g).chain.cfg == cfg], defaults, cfg)
+    panels[0][0].set_ylabel("distinct good images of 128")
+    panels[0][-1].legend(fontsize="small")
+    figure.savefig(RESULTS / "novelty.png", dpi=110)
+    pyplot.close(figure)
+
+
+def draw_front(panel, plain: Sequence[Group], guided: Sequence[Group], defaults: dict[str, Any],
+               cfg: float) -> None:
+    """One panel: plain at every CFG, the others at this one, over the chains that all have."""
+    over = common([*plain, *guided])
+    lines = {"seed change only, CFG varied": sorted(plain, key=lambda g: some(g).chain.cfg)}
+    for method in ("ball", "exact", "net"):
+        lines[method] = sorted(
+            (group for group in guided if some(group).method == method),
+            key=lambda group: some(group).chain.guidance[swept(some(group))])
+    for (label, line), colour in zip(lines.items(), COLOURS, strict=True):
+        points = [(average(group, "good", over), average(group, "distinct_good", over))
+                  for group in line if over]
+        panel.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour,
+                   markersize=4, label=label)
+        for group, point in zip(line, points, strict=False):
+            if some(group).chain.guidance == defaults:
+                panel.plot(*point, "*", color=colour, markersize=15, label="the defaults")
+            if some(group).method == "plain" and some(group).chain.cfg == cfg:
+                panel.plot(*point, "ks", markersize=7, label="seed change only, this CFG")
+    panel.set(title=f"CFG {cfg:g}", xlabel="share of good images")
+    panel.grid(alpha=0.3)
