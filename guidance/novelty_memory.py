@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .memory import FeatureSpaceError, Memory, MemoryLog, Sample
+from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
 from .repulsion import REPULSIONS, Repulsion, squared_distance
 
@@ -26,13 +26,14 @@ def shared_bank(url: str, name: str) -> Bank:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What became of a run's samples. distance: `[new]`, to the nearest remembered before, empty
-    where there was none; novelty: `[new]`, the share of the history that was less new when it
-    came; seconds: all of it."""
+    """What became of a run's samples. replaced: how many of an earlier pass they took the place of;
+    distance: `[new]`, to the nearest remembered before, empty where there was none; novelty:
+    `[new]`, the share of the history that was less new when it came; seconds: all of it."""
 
     first_revision: int
     last_revision: int
     duplicates: int
+    replaced: int
     distance: Tensor
     novelty: Tensor
     seconds: float
@@ -41,13 +42,15 @@ class Recorded:
 @dataclass(frozen=True, kw_only=True)
 class NoveltyMemory:
     """revision: the one that counts, None for the latest; learn: whether new samples are
-    remembered; max_megabytes: above it the oldest samples are forgotten."""
+    remembered; max_megabytes: above it the oldest samples are forgotten; since: the revision
+    when the prompt in hand began."""
 
     url: str
     name: str
     revision: int | None = None
     learn: bool = True
     max_megabytes: float = 1024.0
+    since: int = 0
 
     @property
     def bank(self) -> Bank:
@@ -69,6 +72,18 @@ class NoveltyMemory:
                 f'Memory "{self.name}" remembers samples of feature space "{own}", but this model '
                 f'needs "{space_id}". Give this model a memory of its own: choose another name.')
 
+    def check_learns(self) -> None:
+        """Raises MemoryLogError if the memory is frozen."""
+        if not self.learn:
+            raise MemoryLogError(f'Memory "{self.name}" is frozen, so nothing was changed. Set '
+                                 "mode to learn and revision to -1 in Novelty Memory.")
+
+    def recorded_in(self, prompt_id: str) -> list[Entry]:
+        """Live samples that the prompt in hand has recorded so far."""
+        return [entry for entry in self.log.entries(after=self.since)
+                if entry.kind == "sample" and entry.forgotten_at is None
+                and entry.settings.get("prompt_id") == prompt_id]
+
     def repulsion(self, kind: str, remembered: Remembered, log_similarity: Tensor | None,
                   radius: float, device: torch.device) -> Repulsion | None:
         """What pushes away from the remembered samples; None where none counts."""
@@ -80,13 +95,14 @@ class NoveltyMemory:
         return REPULSIONS[kind](remembered.embedding[counts].to(device),
                                 log_similarity[counts].to(device), radius)
 
-    def record(self, remembered: Remembered, space_id: str, *, latents: Tensor, embedding: Tensor,
-               trajectory: Tensor | None, prompt: Tensor | None, seed: int,
-               settings: Mapping, previews: Sequence[bytes | None]) -> Recorded:
+    def record(self, remembered: Remembered, space_id: str, *, hashes: Sequence[str],
+               embedding: Tensor, trajectory: Tensor | None, prompt: Tensor | None, seed: int,
+               settings: Mapping, previews: Sequence[bytes | None],
+               replaced: Sequence[Entry] = ()) -> Recorded:
         """Appends every sample of a batch; one that is remembered already only counts as duplicate.
 
-        latents: `[batch, ...]`, hashed as they are; embedding: `[batch, dim]`; trajectory:
-        `[batch, points, 1 + dim]`.
+        hashes: of the samples' contents; embedding: `[batch, dim]`; trajectory:
+        `[batch, points, 1 + dim]`; replaced: samples that these take the place of.
         """
         started = time.perf_counter()
         embedding = embedding.cpu()
@@ -94,18 +110,28 @@ class NoveltyMemory:
         if len(remembered):
             distance = squared_distance(embedding, remembered.embedding).min(dim=1).values.sqrt()
         samples = [Sample(
-            content_hash=hashlib.sha256(latent.numpy().tobytes()).hexdigest(),
+            content_hash=content_hash,
             embedding=embedding[i],
             trajectory=None if trajectory is None else trajectory[i],
             prompt_embedding=prompt, preview=previews[i], seed=seed % 2 ** 64,
             settings={**settings, "item": i,
                       NEAREST: float(distance[i]) if len(distance) else None})
-            for i, latent in enumerate(latents.float().cpu().contiguous())]
+            for i, content_hash in enumerate(hashes)]
         appended = self.log.append(samples, space_id)
+        former = [entry.revision for entry in replaced if entry.content_hash not in hashes]
+        if former:
+            self.log.forget(former, "a later pass went on with it")
         self.log.enforce_cap(int(self.max_megabytes * 2 ** 20))
         return Recorded(
-            appended.first_revision, appended.last_revision, len(appended.duplicates), distance,
-            novelty_percentile(distance, remembered.nearest), time.perf_counter() - started)
+            appended.first_revision, appended.last_revision, len(appended.duplicates), len(former),
+            distance, novelty_percentile(distance, remembered.nearest),
+            time.perf_counter() - started)
+
+
+def content_hashes(latents: Tensor) -> list[str]:
+    """SHA-256 of each latent of `[batch, ...]`."""
+    return [hashlib.sha256(latent.numpy().tobytes()).hexdigest()
+            for latent in latents.float().cpu().contiguous()]
 
 
 def novelty_percentile(distance: Tensor, history: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ def prompt_embedding(encoded: Tensor) -> Tensor:
 def log_similarity(prompt: Tensor, prompts: Tensor) -> Tensor:
     """`[PROMPT_DIM]` and `[n, PROMPT_DIM]` -> `[n]`: log of a Gaussian kernel of the distance.
 
-    0 for the same prompt; with PROMPT_WIDTH .25, -1.6 at a cosine of .9, -8 at .5, -16 at 0.
+    0 for the same prompt, and for samples without one (all zeros), which thus count for every
+    prompt; with PROMPT_WIDTH .25, -1.6 at a cosine of .9, -8 at .5, -16 at 0.
     """
-    return -(prompts - prompt).square().sum(dim=1) / (2 * PROMPT_WIDTH ** 2)
+    squared = (prompts - prompt).square().sum(dim=1)
+    return -squared * prompts.any(dim=1) / (2 * PROMPT_WIDTH ** 2)

@@ -51,6 +51,8 @@ def _recorded(recorded: Recorded) -> list[str]:
     text = f"Recorded {count} in {1000 * recorded.seconds:.0f} ms"
     if recorded.duplicates:
         text += f", {recorded.duplicates} already remembered"
+    if recorded.replaced:
+        text += f", in place of {recorded.replaced} from the pass before"
     lines = [text]
     if len(recorded.distance):
         novelty = ", ".join(f"{n:.0%}" for n in recorded.novelty.tolist()) or "unknown yet"

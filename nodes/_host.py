@@ -9,7 +9,10 @@ import comfy.model_sampling
 import folder_paths
 import latent_preview
 import torch
+from comfy.sampler_helpers import convert_cond
+from comfy_execution.graph_utils import is_link
 from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..guidance.noise_level import NoiseLevel
@@ -31,8 +34,13 @@ def noise_level(model_sampling, sigma: Tensor) -> NoiseLevel:
     return NoiseLevel.variance_exploding(sigma)
 
 
+def encoded_conditioning(conditioning: list | None) -> Tensor | None:
+    """`encoded_prompt` of a CONDITIONING as it is on a wire."""
+    return encoded_prompt({"positive": convert_cond(conditioning)}) if conditioning else None
+
+
 def encoded_prompt(conds: dict) -> Tensor | None:
-    """The pooled positive conditioning `[width]`, its tokens' mean where none is pooled, or None."""
+    """The pooled positive conditioning `[width]`, its tokens' mean where none is pooled."""
     positive = conds.get("positive") or next(iter(conds.values()), [])
     found = []
     for cond in positive:
@@ -68,9 +76,31 @@ def show_on_node(node_id: str, text: str) -> None:
         send(text, node_id)
 
 
-def note_in_metadata(node_id: str, note: dict) -> None:
-    """Puts a note beside a node of the running prompt, which saved images carry."""
+def running_node() -> tuple[str, str]:
+    """Ids of the prompt and of the node that run now, empty outside a prompt."""
+    context = get_executing_context()
+    return (context.prompt_id, context.node_id) if context is not None else ("", "")
+
+
+def upstream(node_id: str) -> set[str]:
+    """Ids of all nodes of the running prompt that a node gets its inputs from, near and far."""
+    dynprompt = get_progress_state().dynprompt
+    found, waiting = set(), [node_id]
+    while waiting:
+        inputs = dynprompt.get_node(waiting.pop())["inputs"].values()
+        new = {value[0] for value in inputs if is_link(value)} - found
+        found |= new
+        waiting += new
+    return found
+
+
+def note_in_metadata(node_id: str, sampler_id: str, note: dict) -> None:
+    """Puts a note on what a sampler did beside a node of the running prompt.
+
+    Saved images carry it in their prompt, at `_meta.uncommon.<sampler_id>` of the node.
+    """
     dynprompt = get_progress_state().dynprompt
     prompt = dynprompt.get_original_prompt() if dynprompt is not None else {}
     if node_id in prompt:
-        prompt[node_id].setdefault("_meta", {})["uncommon"] = note
+        notes = prompt[node_id].setdefault("_meta", {}).setdefault("uncommon", {})
+        notes[sampler_id] = note

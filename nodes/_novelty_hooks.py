@@ -6,13 +6,15 @@ import logging
 from dataclasses import dataclass
 
 import comfy.model_management
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..guidance.latent_space import LatentSpace
+from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
 from ..guidance.novelty import NoveltyRun, NoveltySettings
-from ..guidance.novelty_memory import NoveltyMemory, Recorded
+from ..guidance.novelty_memory import NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import log_similarity, prompt_embedding
 from ..guidance.report import novelty_report
 from . import _host
@@ -50,7 +52,7 @@ class NoveltyHooks:
         self.node_id = node_id
 
     def attach(self, model):
-        """A clone of the MODEL with the wrappers; Raises FeatureSpaceError for another space."""
+        """A clone of the MODEL with the wrappers. Raises FeatureSpaceError for another space."""
         self.memory.check_space(latent_space(model).id)
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self.outer_sample)
@@ -58,7 +60,7 @@ class NoveltyHooks:
         return patched
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
-        run = model_options["transformer_options"].get(KEY, {}).get(self)
+        run = model_options.get("transformer_options", {}).get(KEY, {}).get(self)
         if run is None:
             return executor(x, timestep, model_options, seed)
         level = _host.noise_level(executor.class_obj.inner_model.model_sampling, timestep)
@@ -80,38 +82,68 @@ class NoveltyHooks:
             return sample()
 
         space = latent_space(model)
-        revision = self.memory.resolve()
+        self.memory.check_space(space.id)
+        earlier = self._earlier_pass(model, space, latent_image)
+        revision = earlier[0].settings["revision"] if earlier else self.memory.resolve()
         remembered = self.memory.bank.at(revision)
-        encoded = _host.encoded_prompt(guider.conds) if self.options.prompt_aware else None
+        encoded = _host.encoded_prompt(guider.conds)
         prompt = None if encoded is None else prompt_embedding(encoded)
         runs = guider.model_options.setdefault("transformer_options", {}).setdefault(KEY, {})
         runs[self] = run = self._run(model, space, remembered, prompt)
-        _host.note_in_metadata(self.node_id, {
+        prompt_id, sampler_id = _host.running_node()
+        _host.note_in_metadata(self.node_id, sampler_id, {
             "memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
             "seed": seed})
         try:
             result = sample()
         finally:
             del runs[self]
-        whole = float(sigmas[-1]) == 0
-        recorded = None
-        if whole and self.memory.learn and self.options.record:
-            recorded = self._record(model, space, run, remembered, prompt, result, seed)
-        self._tell(novelty_report(
-            self.memory, revision, len(remembered), self.options.strength, self.options.record,
-            whole, run.figures(), recorded))
+
+        try:
+            whole = len(sigmas) > 1 and float(sigmas[-1]) == 0
+            recorded = None
+            if whole and self.memory.learn and self.options.record:
+                recorded = self._record(
+                    model, space, run, remembered, prompt, result, seed, earlier,
+                    {"prompt_id": prompt_id, "node": sampler_id, "revision": revision})
+            self._tell(novelty_report(
+                self.memory, revision, len(remembered), self.options.strength,
+                self.options.record, whole, run.figures(), recorded))
+        except Exception as error:  # a full disk shall not cost the user the image
+            log.exception("Novelty guidance: the image is made, but it is not remembered.")
+            self._tell(f"The image is made, but it is not remembered: {error}")
         return result
 
+    def _earlier_pass(self, model, space: LatentSpace, start: Tensor) -> list[Entry]:
+        """The remembered samples that this run goes on with, as a hires pass does.
+
+        These are samples of this prompt from samplers upstream of the one that runs, each the
+        nearest to one of the latents `[batch, ...]` that the run starts from.
+        """
+        prompt_id, sampler_id = _host.running_node()
+        if not (prompt_id and self.memory.learn and self.options.record and start.any()):
+            return []
+        mine = self.memory.recorded_in(prompt_id)
+        upstream = _host.upstream(sampler_id) if mine else ()
+        found = [entry for entry in mine if entry.settings["node"] in upstream]
+        if not found:
+            return []
+        starts = space.embed(model.model.process_latent_in(start)).cpu()
+        distance = torch.cdist(starts, torch.stack([entry.embedding for entry in found]))
+        return [found[i] for i in sorted(set(distance.argmin(dim=1).tolist()))]
+
     def _record(self, model, space: LatentSpace, run: NoveltyRun, remembered: Remembered,
-                prompt: Tensor | None, result: Tensor, seed: int | None) -> Recorded:
+                prompt: Tensor | None, result: Tensor, seed: int | None, earlier: list[Entry],
+                origin: dict) -> Recorded:
         latents = model.model.process_latent_in(result)
         latent_format = model.get_model_object("latent_format")
         return self.memory.record(
-            remembered, space.id, latents=result, embedding=space.embed(latents),
+            remembered, space.id, hashes=content_hashes(result), embedding=space.embed(latents),
             trajectory=run.trajectory(), prompt=prompt, seed=seed or 0,
             settings={"strength": self.options.strength, "radius": self.options.radius,
-                      "repulsion": self.options.repulsion},
-            previews=[_host.preview(latent_format, latent) for latent in latents])
+                      "repulsion": self.options.repulsion, **origin},
+            previews=[_host.preview(latent_format, latent) for latent in latents],
+            replaced=earlier)
 
     def _tell(self, text: str) -> None:
         log.info("Novelty guidance: %s", text.replace("\n", "; "))
@@ -131,10 +163,10 @@ class NoveltyHooks:
 
     def _run(self, model, space, remembered: Remembered, prompt: Tensor | None) -> NoveltyRun:
         options, sampling = self.options, model.get_model_object("model_sampling")
+        aware = options.prompt_aware and prompt is not None and len(remembered)
+        similarity = log_similarity(prompt, remembered.prompt) if aware else None
         repulsion = self.memory.repulsion(
-            options.repulsion, remembered, log_similarity(prompt, remembered.prompt)
-            if prompt is not None and len(remembered) else None,
-            options.radius, model.load_device)
+            options.repulsion, remembered, similarity, options.radius, model.load_device)
         return NoveltyRun(space, repulsion, NoveltySettings(
             strength=options.strength, radius=options.radius, batch=options.batch_repulsion,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from dataclasses import replace
 
+from comfy_api.latest import io, ui
+
+from ..guidance.curation import FORGET, describe, forget
 from ..guidance.novelty_memory import NoveltyMemory
 from . import _host
+from ._images import image_files, previews_as_image
+from ._importer import Importer
 from ._types import CATEGORY, NoveltyMemoryType
 
 LATEST = -1
@@ -51,14 +56,7 @@ class NoveltyMemoryNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, mode, revision) -> bool | str:
-        if mode not in MODES:
-            return f"mode is {mode}; expected one of {', '.join(MODES)}."
-        if mode == "learn" and revision != LATEST:
-            return (f"Mode learn goes on from the latest revision, but revision is {revision}. Set "
-                    "revision to -1, or mode to frozen.")
-        if revision < LATEST:
-            return f"revision is {revision}; expected -1 for the latest, or a number from 0 on."
-        return True
+        return None in (mode, revision) or cls._problem(mode, revision) or True  # None: linked
 
     @classmethod
     def fingerprint_inputs(cls, name, mode, revision, max_megabytes, database=""):
@@ -68,9 +66,23 @@ class NoveltyMemoryNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, name, mode, revision, max_megabytes, database="") -> io.NodeOutput:
+        if problem := cls._problem(mode, revision):
+            raise ValueError(problem)
         memory = cls._memory(name, mode, revision, max_megabytes, database)
         memory.bank.at(memory.revision)  # raises RevisionError or StorageError here, on this node
-        return io.NodeOutput(memory)
+        return io.NodeOutput(replace(memory, since=memory.log.revision))
+
+    @classmethod
+    def _problem(cls, mode, revision) -> str | None:
+        """What is wrong with the mode and the revision, if anything is."""
+        if mode not in MODES:
+            return f"mode is {mode}; expected one of {', '.join(MODES)}."
+        if revision < LATEST:
+            return f"revision is {revision}; expected -1 for the latest, or a number from 0 on."
+        if mode == "learn" and revision != LATEST:
+            return (f"Mode learn goes on from the latest revision, but revision is {revision}. Set "
+                    "revision to -1, or mode to frozen.")
+        return None
 
     @classmethod
     def _memory(cls, name, mode, revision, max_megabytes, database) -> NoveltyMemory:
@@ -79,4 +91,180 @@ class NoveltyMemoryNode(io.ComfyNode):
             revision=None if revision == LATEST else revision, max_megabytes=max_megabytes)
 
 
-NODES = [NoveltyMemoryNode]
+class RememberSamples(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UncommonRememberSamples",
+            display_name="Remember Samples",
+            category=CATEGORY,
+            description="Adds images to a novelty memory that Novelty Guidance did not make: "
+                        "latents, images, or a whole folder. What is remembered already is left "
+                        "out, so running it again does no harm.",
+            search_aliases=["add to memory", "import images", "novelty memory", "folder",
+                            "avoid these images", "record sample"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model that the memory guides: it says what a latent "
+                                     "means. It is not run."),
+                NoveltyMemoryType.Input(
+                    "memory", tooltip="What to add to, from Novelty Memory with mode learn."),
+                io.Latent.Input(
+                    "latent", optional=True,
+                    tooltip="Finished latents of this model; each of a batch is one sample."),
+                io.Image.Input(
+                    "image", optional=True,
+                    tooltip="Images to encode with the VAE, at their own size; each of a batch is "
+                            "one sample."),
+                io.Vae.Input(
+                    "vae", optional=True,
+                    tooltip="The model's VAE. Needed for images and for a folder."),
+                io.Conditioning.Input(
+                    "conditioning", optional=True,
+                    tooltip="The prompt that the samples belong to, so that they push only prompts "
+                            "like it. Without one they push every prompt."),
+                io.String.Input(
+                    "folder", default="", optional=True,
+                    tooltip="A folder of images on the computer that runs ComfyUI: a full path, or "
+                            "a name inside the input folder. Files that cannot be read are "
+                            "skipped and named."),
+                io.Int.Input(
+                    "width", default=512, min=8, max=16384, step=8, optional=True,
+                    tooltip="Images of the folder are scaled and cut to this size; take the size "
+                            "at which you generate."),
+                io.Int.Input(
+                    "height", default=512, min=8, max=16384, step=8, optional=True,
+                    tooltip="Images of the folder are scaled and cut to this size; take the size "
+                            "at which you generate."),
+            ],
+            outputs=[
+                NoveltyMemoryType.Output(
+                    display_name="memory",
+                    tooltip="The same memory; link it on to have the samples added first."),
+                io.String.Output(display_name="report",
+                                 tooltip="How many were new, and what was skipped."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder="", **inputs):
+        """Changes with the content of the folder."""
+        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+                for file in image_files(folder)] if folder else ""
+
+    @classmethod
+    def execute(cls, model, memory, latent=None, image=None, vae=None, conditioning=None,
+                folder="", width=512, height=512) -> io.NodeOutput:
+        importer = Importer(model, memory, vae, conditioning)
+        if latent is None and image is None and not folder:
+            raise ValueError("Nothing to remember. Connect a latent, or an image and the VAE, or "
+                             "give a folder of images.")
+        if latent is not None:
+            importer.add_latents(latent["samples"])
+        if image is not None:
+            importer.add_images(image)
+        if folder:
+            importer.add_folder(folder, (width, height))
+        report = importer.report()
+        return io.NodeOutput(memory, report, ui=_shown(cls, report))
+
+
+class ForgetSamples(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UncommonForgetSamples",
+            display_name="Forget Samples",
+            category=CATEGORY,
+            description="Takes samples out of a novelty memory, each time the queue runs: bypass "
+                        "or delete this node when you are done. Earlier revisions stay what they "
+                        "were.",
+            search_aliases=["delete", "remove from memory", "undo", "clear memory", "reset",
+                            "novelty memory"],
+            inputs=[
+                NoveltyMemoryType.Input(
+                    "memory", tooltip="What to take from, from Novelty Memory with mode learn."),
+                io.Combo.Input(
+                    "what", options=list(FORGET), default=FORGET[0],
+                    tooltip="last: the newest `count` samples. one: the sample `number`. all: "
+                            "every sample."),
+                io.Int.Input(
+                    "count", default=1, min=1, max=2 ** 31 - 1,
+                    tooltip="How many of the newest samples, where `what` is last."),
+                io.Int.Input(
+                    "number", default=1, min=1, max=2 ** 31 - 1,
+                    tooltip="Which sample, where `what` is one: the number that Memory Info "
+                            "shows."),
+            ],
+            outputs=[
+                NoveltyMemoryType.Output(
+                    display_name="memory",
+                    tooltip="The same memory; link it on to have the samples forgotten first."),
+                io.String.Output(display_name="report", tooltip="What was forgotten."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        return float("nan")  # a new one each time: it differs from every other, so the node runs
+
+    @classmethod
+    def execute(cls, memory, what, count, number) -> io.NodeOutput:
+        report = forget(memory, what, count, number)
+        return io.NodeOutput(memory, report, ui=_shown(cls, report))
+
+
+class MemoryInfo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="UncommonMemoryInfo",
+            display_name="Memory Info",
+            category=CATEGORY,
+            description="Shows what a novelty memory holds: its revision, size and newest samples "
+                        "with their numbers, seeds, novelty and previews.",
+            search_aliases=["novelty memory", "history", "statistics", "revision", "inspect",
+                            "list samples"],
+            inputs=[
+                NoveltyMemoryType.Input("memory", tooltip="What to look into."),
+                io.AnyType.Input(
+                    "after", optional=True,
+                    tooltip="Anything that shall happen first: link a sampler's latent to see the "
+                            "memory with the new images in it."),
+                io.Int.Input(
+                    "newest", default=16, min=0, max=256, optional=True,
+                    tooltip="How many of the newest samples to list and to show."),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="What the memory holds."),
+                io.Int.Output(display_name="revision",
+                              tooltip="The revision that counts: the latest, or the one chosen in "
+                                      "Novelty Memory."),
+                io.Image.Output(display_name="previews",
+                                tooltip="Small pictures of the newest samples, newest first; one "
+                                        "black picture where there is none."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, memory, after=None, newest=16) -> io.NodeOutput:
+        found = describe(memory, newest)
+        previews = previews_as_image([entry.preview for entry in found.newest if entry.preview])
+        shown = _shown(cls, found.text) | ui.PreviewImage(previews, cls=cls).as_dict()
+        return io.NodeOutput(found.text, found.revision, previews, ui=shown)
+
+
+def _shown(cls, report: str) -> dict:
+    """Shows a report on the node; what the page needs to show it again later."""
+    _host.show_on_node(cls.hidden.unique_id, report)
+    return ui.PreviewText(report).as_dict()
+
+
+NODES = [NoveltyMemoryNode, RememberSamples, ForgetSamples, MemoryInfo]

@@ -159,6 +159,12 @@ class Memory:
         with self._database.read() as connection:
             return rows.live_revisions(connection, row, at) if row else []
 
+    def known(self, hashes: Sequence[str]) -> set[str]:
+        """Those of the content hashes that live samples have."""
+        row = self._row()
+        with self._database.read() as connection:
+            return rows.live_hashes(connection, row, hashes) if row else set()
+
     def embeddings(self, at: int | None = None) -> tuple[list[int], Tensor]:
         """Revisions and embeddings `[n, dim]`, float32, of the samples alive at revision `at`.
 

@@ -1,0 +1,95 @@
+"""Brings latents, images and folders of images into a novelty memory."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..guidance.curation import Remembering
+from ..guidance.novelty_memory import NoveltyMemory, content_hashes
+from ..guidance.prompt import prompt_embedding
+from . import _host
+from ._images import image_files, load_image
+from ._novelty_hooks import latent_space
+
+CHUNK = 16  # images that are appended together, and that an interruption can lose
+
+
+class Importer:
+    """Adds samples of one MODEL to a memory. Raises MemoryLogError if the memory is frozen, and
+    FeatureSpaceError if it is another model's."""
+
+    def __init__(self, model, memory: NoveltyMemory, vae, conditioning: list | None):
+        self.model = model
+        self.vae = vae
+        self.latent_format = model.get_model_object("latent_format")
+        self.space = latent_space(model)
+        encoded = _host.encoded_conditioning(conditioning)
+        self.remembering = Remembering(
+            memory, self.space.id, None if encoded is None else prompt_embedding(encoded))
+        self._failures: list[str] = []
+
+    def add_latents(self, latents: Tensor) -> None:
+        """Latents `[batch, channels, ...]` as they are on a wire."""
+        self.remembering.add(content_hashes(latents), *self._features(latents), "latent")
+
+    def add_images(self, images: Tensor) -> None:
+        """IMAGE `[batch, height, width, channels]`."""
+        latents = [self._encode(image[None]) for image in images]
+        hashes = [content_hash for latent in latents for content_hash in content_hashes(latent)]
+        embedding, previews = zip(*map(self._features, latents), strict=True)
+        self.remembering.add(hashes, torch.cat(embedding), sum(previews, []), "image")
+
+    def add_folder(self, folder: str, size: tuple[int, int]) -> None:
+        """Every image in a folder, scaled to size (width, height); what was read stays remembered
+        if the run is interrupted."""
+        files = image_files(folder)
+        progress = comfy.utils.ProgressBar(len(files))
+        for start in range(0, len(files), CHUNK):
+            hashes, embeddings, previews = [], [], []
+            for file in files[start:start + CHUNK]:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                if (read := self._read(file, size)) is not None:
+                    content_hash, image = read
+                    embedding, preview = self._features(self._encode(image))
+                    hashes.append(content_hash)
+                    embeddings.append(embedding)
+                    previews += preview
+                progress.update(1)
+            if hashes:
+                self.remembering.add(hashes, torch.cat(embeddings), previews, "folder")
+
+    def report(self) -> str:
+        return self.remembering.report(self._failures)
+
+    def _read(self, file: Path, size: tuple[int, int]) -> tuple[str, Tensor] | None:
+        """The hash of a file and its image; None where it is known or cannot be read."""
+        try:
+            content = file.read_bytes()
+            content_hash = hashlib.sha256(content).hexdigest()
+            if not self.remembering.unknown([content_hash]):
+                return None
+            return content_hash, load_image(content, size)
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+            self._failures.append(f"{file.name}: {error}")
+            return None
+
+    def _encode(self, image: Tensor) -> Tensor:
+        if self.vae is None:
+            raise ValueError("Images need the model's VAE to become samples. Connect it.")
+        return self.vae.encode(image[..., :3])
+
+    def _features(self, latents: Tensor) -> tuple[Tensor, list[bytes | None]]:
+        """Embeddings `[batch, dim]` and previews."""
+        if getattr(latents, "is_nested", False) or latents.shape[1] != self.space.channels:
+            raise ValueError(
+                f"These latents have the shape {list(latents.shape)}, but the model works with "
+                f"{self.space.channels} channels. Use latents of this model, or its own VAE.")
+        latents = self.model.model.process_latent_in(latents)
+        return (self.space.embed(latents),
+                [_host.preview(self.latent_format, latent) for latent in latents])
