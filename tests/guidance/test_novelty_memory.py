@@ -1,0 +1,348 @@
+"""A memory as nodes use it: its bank in RAM, what a run records, and the work by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidance.curation import Remembering, describe, forget
+from guidance.memory import FeatureSpaceError, MemoryLogError, RevisionError, RevisionGoneError
+from guidance.memory.bank import GrowingTensor
+from guidance.novelty import PushFigures
+from guidance.novelty_memory import (
+    NoveltyMemory,
+    Recorded,
+    content_hashes,
+    novelty_percentile,
+    shared_bank,
+)
+from guidance.prompt import PROMPT_DIM
+from guidance.report import novelty_report
+
+SPACE = "latent/1/Test/3"
+DIM = 4
+
+
+@pytest.fixture
+def memory(tmp_path) -> NoveltyMemory:
+    shared_bank.cache_clear()
+    return NoveltyMemory(url=f"sqlite:///{tmp_path / 'log.sqlite'}", name="test")
+
+
+def at(*places: float) -> Tensor:
+    """`[n, DIM]`: points of the first axis."""
+    points = torch.zeros(len(places), DIM)
+    points[:, 0] = torch.tensor(places)
+    return points
+
+
+def record(memory: NoveltyMemory, *places: float, **changes) -> Recorded:
+    """Records a batch of samples that lie at these places and whose content is their place."""
+    embedding = at(*places)
+    arguments = {"hashes": content_hashes(embedding), "embedding": embedding,
+                 "trajectory": torch.zeros(len(places), 2, 1 + DIM),
+                 "prompt": torch.ones(PROMPT_DIM) / 8, "seed": 7,
+                 "settings": {"strength": 0.3}, "previews": [b"png"] * len(places)}
+    return memory.record(memory.bank.at(), SPACE, **arguments | changes)
+
+
+def places(memory: NoveltyMemory, revision: int | None = None) -> list[float]:
+    return [point[0] for point in memory.bank.at(revision).embedding.tolist()]
+
+
+# The bank
+
+def test_growing_tensor_keeps_what_was_added():
+    growing, added = GrowingTensor(), []
+    for size in (1, 3, 2, 10, 1):
+        rows = torch.randn(size, 5)
+        growing.extend(rows)
+        added.append(rows)
+        assert torch.equal(growing.rows, torch.cat(added))
+
+
+def test_bank_follows_the_log(memory):
+    assert len(memory.bank.at()) == 0
+    for count in range(1, 8):
+        record(memory, float(count))
+        assert places(memory) == [float(n) for n in range(1, count + 1)]
+    found = memory.bank.at()
+    assert found.revisions.tolist() == list(range(1, 8))
+    assert torch.allclose(found.prompt, torch.full((7, PROMPT_DIM), 1 / 8))
+    assert found.nearest.tolist() == [torch.inf, *[1.0] * 6]
+
+
+def test_bank_follows_another_process(memory):
+    record(memory, 1.0)
+    assert places(memory) == [1.0]
+    own = memory.bank
+    shared_bank.cache_clear()  # the memory now has another bank, as another process has
+    record(memory, 2.0)
+    assert own.at().embedding[:, 0].tolist() == [1.0, 2.0]
+
+
+def test_older_revisions_stay_what_they_were(memory):
+    for place in (1.0, 2.0, 3.0):
+        record(memory, place)
+    memory.log.forget([2], "test")
+    record(memory, 4.0)
+    assert [places(memory, revision) for revision in range(6)] == [
+        [], [1.0], [1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 3.0], [1.0, 3.0, 4.0]]
+    with pytest.raises(RevisionError, match="has revisions 0 to 5"):
+        memory.bank.at(6)
+
+
+def test_a_revision_whose_samples_were_evicted_says_so(memory):
+    for place in (1.0, 2.0, 3.0):
+        record(memory, place)
+    memory.log.forget([1], "test")
+    memory.log.compact()
+    shared_bank.cache_clear()
+    with pytest.raises(RevisionGoneError, match="Choose revision 4 or later"):
+        memory.bank.at(3)
+    assert places(memory) == [2.0, 3.0]
+
+
+def test_bank_notices_a_replaced_database(memory, tmp_path):
+    for place in (1.0, 2.0, 3.0):
+        record(memory, place)
+    assert len(memory.bank.at()) == 3
+    other = replace(memory, url=f"sqlite:///{tmp_path / 'other.sqlite'}")
+    record(other, 9.0)
+    Path(tmp_path / "other.sqlite").replace(tmp_path / "log.sqlite")
+    for rest in tmp_path.glob("log.sqlite-*"):
+        rest.unlink()
+    assert places(memory) == [9.0]
+
+
+def test_what_the_bank_gives_can_be_used_for_gradients(memory):
+    with torch.inference_mode():
+        record(memory, 1.0)
+        found = memory.bank.at()
+    assert not found.embedding.is_inference()
+    assert not found.prompt.is_inference()
+
+
+# Recording
+
+def test_a_batch_is_recorded_as_samples_of_their_own(memory):
+    recorded = record(memory, 1.0, 2.0, 5.0)
+    assert (recorded.first_revision, recorded.last_revision) == (1, 3)
+    assert recorded.distance.numel() == recorded.novelty.numel() == 0
+    entries = list(memory.log.entries())
+    assert [entry.settings["item"] for entry in entries] == [0, 1, 2]
+    assert {entry.seed for entry in entries} == {7}
+    assert entries[0].preview == b"png"
+
+
+def test_duplicates_are_counted_and_left_out(memory):
+    record(memory, 1.0)
+    recorded = record(memory, 1.0, 2.0, 2.0)
+    assert recorded.duplicates == 2
+    assert places(memory) == [1.0, 2.0]
+
+
+def test_novelty_is_the_share_of_the_history_that_was_less_new(memory):
+    for place in (0.0, 1.0, 3.0, 7.0):  # these came at distances 1, 2 and 4
+        record(memory, place)
+    recorded = record(memory, 8.5, 10.0, 20.0)
+    assert recorded.distance.tolist() == [1.5, 3.0, 13.0]
+    assert recorded.novelty.tolist() == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_percentile_without_a_history():
+    assert novelty_percentile(torch.ones(2), torch.tensor([torch.inf])).numel() == 0
+    assert novelty_percentile(torch.empty(0), torch.ones(3)).numel() == 0
+
+
+def test_a_later_pass_takes_the_place_of_the_former(memory):
+    record(memory, 1.0, 2.0)
+    first, _ = memory.log.entries()
+    recorded = record(memory, 1.1, replaced=[first])
+    assert recorded.replaced == 1
+    assert places(memory) == pytest.approx([2.0, 1.1])
+    same = record(memory, 2.0, replaced=[entry for entry in memory.log.entries()
+                                         if entry.revision == 2])
+    assert (same.replaced, same.duplicates) == (0, 1)  # it changed nothing, so it stays
+    assert len(memory.bank.at()) == 2
+
+
+def test_above_the_cap_the_oldest_are_forgotten(memory):
+    small = replace(memory, max_megabytes=0.002)
+    for place in range(20):
+        record(small, float(place))
+    assert memory.log.stats().total_bytes <= 0.002 * 2 ** 20
+    assert places(memory)[-1] == 19.0
+    assert 1 < len(places(memory)) < 20
+
+
+def test_what_a_prompt_recorded(memory):
+    record(memory, 1.0, settings={"prompt_id": "a"})
+    now = replace(memory, since=memory.resolve())
+    record(now, 2.0, settings={"prompt_id": "b"})
+    record(now, 3.0, settings={"prompt_id": "a"})
+    record(now, 4.0, settings={"prompt_id": "a"})
+    memory.log.forget_last(1)
+    assert [entry.revision for entry in now.recorded_in("a")] == [3]
+    assert now.recorded_in("c") == []
+
+
+def test_another_feature_space_is_refused_and_both_are_named(memory):
+    memory.check_space("anything")
+    record(memory, 1.0)
+    memory.check_space(SPACE)
+    with pytest.raises(FeatureSpaceError) as error:
+        memory.check_space("latent/1/Flux/16")
+    assert SPACE in str(error.value) and "latent/1/Flux/16" in str(error.value)
+
+
+def test_samples_of_other_prompts_do_not_count(memory):
+    record(memory, 1.0, 2.0)
+    remembered = memory.bank.at()
+    none = memory.repulsion("exact", remembered, torch.tensor([-20.0, -13.0]), 0.3,
+                            torch.device("cpu"))
+    assert none is None
+    some = memory.repulsion("exact", remembered, torch.tensor([-20.0, -1.0]), 0.3,
+                            torch.device("cpu"))
+    assert torch.equal(some.centres, at(2.0))
+
+
+# By hand
+
+def remember(memory: NoveltyMemory, *where: float) -> Remembering:
+    remembering = Remembering(memory, SPACE, None)
+    embedding = at(*where)
+    remembering.add(content_hashes(embedding), embedding, [None] * len(where), "latent")
+    return remembering
+
+
+def test_remembering_again_does_no_harm(memory):
+    assert "test: 2 new, 0 remembered already" in remember(memory, 1.0, 2.0).report()
+    again = remember(memory, 1.0, 2.0, 3.0)
+    assert "test: 1 new, 2 remembered already" in again.report()
+    assert places(memory) == [1.0, 2.0, 3.0]
+    hashes = content_hashes(at(3.0, 4.0))
+    assert again.unknown(hashes) == hashes[1:]
+
+
+def test_report_names_what_was_skipped(memory):
+    remembering = remember(memory, 1.0)
+    text = remembering.report([f"{n}.png: torn" for n in range(12)])
+    assert "12 skipped:\n0.png: torn" in text
+    assert "9.png" in text and "10.png" not in text and "..." in text
+
+
+@pytest.mark.parametrize("change", [lambda m: Remembering(m, SPACE, None),
+                                    lambda m: forget(m, "all", 1, 1)])
+def test_a_frozen_memory_is_not_changed(memory, change):
+    record(memory, 1.0)
+    with pytest.raises(MemoryLogError, match='Memory "test" is frozen.*mode to learn'):
+        change(replace(memory, learn=False))
+    assert places(memory) == [1.0]
+
+
+def test_remembering_checks_the_feature_space(memory):
+    record(memory, 1.0)
+    with pytest.raises(FeatureSpaceError):
+        Remembering(memory, "other", None)
+
+
+@pytest.mark.parametrize(("what", "left", "told"), [
+    ("last", [1.0, 2.0], "forgot 2 of 4 samples"), ("one", [1.0, 3.0, 4.0], "forgot 1 of 4"),
+    ("all", [], "forgot 4 of 4 samples")])
+def test_forgetting(memory, what, left, told):
+    for place in (1.0, 2.0, 3.0, 4.0):
+        record(memory, place)
+    text = forget(memory, what, count=2, number=2)
+    assert places(memory) == left
+    assert told in text and "revision 5" in text
+    assert places(memory, 4) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_forgetting_what_is_not_there(memory):
+    assert "nothing to forget" in forget(memory, "all", 1, 1)
+    record(memory, 1.0)
+    with pytest.raises(RevisionError, match="no live sample at revision 9"):
+        forget(memory, "one", 1, 9)
+    with pytest.raises(MemoryLogError, match="expected one of last, one, all"):
+        forget(memory, "some", 1, 1)
+    assert places(memory) == [1.0]
+
+
+def test_description(memory):
+    for place in (0.0, 1.0, 3.0):
+        record(memory, place)
+    memory.log.forget([1], "test")
+    found = describe(memory, 5)
+    assert found.revision == 4
+    assert [entry.revision for entry in found.newest] == [3, 2]
+    assert "test@4, learning\n2 samples; 1 forgotten so far" in found.text
+    assert SPACE in found.text
+    assert "Number 3: seed 7, novelty 50% (nearest 2.000)" in found.text
+    assert [entry.revision for entry in describe(memory, 1).newest] == [3]
+    assert describe(memory, 0).newest == []
+
+
+def test_description_of_an_older_revision(memory):
+    for place in (0.0, 1.0, 3.0):
+        record(memory, place)
+    found = describe(replace(memory, revision=2, learn=False), 5)
+    assert found.text.startswith("test@2, frozen; the latest revision is 3\n2 samples")
+    assert [entry.revision for entry in found.newest] == [2, 1]
+    with pytest.raises(RevisionError):
+        describe(replace(memory, revision=9, learn=False), 5)
+
+
+def test_description_of_an_empty_memory(memory):
+    found = describe(memory, 5)
+    assert found.text.startswith("test@0, learning\n0 samples")
+    assert found.newest == []
+
+
+# What the node tells
+
+PUSHED = PushFigures(evaluations=20, within=10, pushed=0.5, mean_push=0.125, dropped=0)
+
+
+def told(memory: NoveltyMemory, figures: PushFigures = PUSHED, recorded: Recorded | None = None,
+         **changes) -> str:
+    arguments = {"revision": 0, "remembered": 3, "strength": 0.3, "record": True, "whole": True}
+    return novelty_report(memory, figures=figures, recorded=recorded, **arguments | changes)
+
+
+NOTHING = replace(PUSHED, evaluations=0, within=0, pushed=0.0, mean_push=0.0)
+
+
+@pytest.mark.parametrize(("figures", "changes", "expected"), [
+    (PUSHED, {}, "Pushed in 50% of 10 steps, by 0.125 of the noise removed"),
+    (replace(PUSHED, dropped=2), {}, "2 pushes dropped because they were not finite"),
+    (NOTHING, {"strength": 0.0}, "Nothing pushed: strength is 0."),
+    (NOTHING, {"remembered": 0}, "Nothing pushed: the memory is empty."),
+    (NOTHING, {}, "Nothing pushed: no remembered sample has a prompt like this one."),
+    (replace(PUSHED, within=0), {}, "no step lies between start_percent and end_percent"),
+    (replace(PUSHED, pushed=0.0), {}, "no step came near a remembered sample"),
+    (PUSHED, {"record": False}, "Nothing recorded: recording is switched off."),
+    (PUSHED, {"whole": False}, "Nothing recorded: this pass ends before the last step"),
+])
+def test_report_gives_the_reason(memory, figures, changes, expected):
+    assert expected in told(memory, figures, **changes)
+
+
+def test_report_of_a_frozen_memory(memory):
+    frozen = replace(memory, learn=False)
+    assert "Nothing recorded: the memory is frozen." in told(frozen)
+
+
+def test_report_of_what_was_recorded(memory):
+    for place in (0.0, 1.0, 3.0):
+        record(memory, place)
+    recorded = record(memory, 4.5, 1.0)
+    text = told(memory, recorded=recorded, revision=3)
+    assert text.startswith("test@3: pushed away from 3 samples\n")
+    assert "Recorded 1 in " in text and "1 already remembered" in text
+    assert "Novelty 50%, 0% (distance to the nearest remembered: 1.500, 0.000)" in text
+    assert "Memory now: 4 samples" in text and "revision 4" in text
