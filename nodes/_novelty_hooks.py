@@ -90,6 +90,7 @@ class NoveltyHooks:
         prompt = None if encoded is None else prompt_embedding(encoded)
         runs = guider.model_options.setdefault("transformer_options", {}).setdefault(KEY, {})
         runs[self] = run = self._run(model, space, remembered, prompt)
+        whole = len(sigmas) > 1 and float(sigmas[-1]) == 0  # uni_pc changes its sigmas later
         prompt_id, sampler_id = _host.running_node()
         _host.note_in_metadata(self.node_id, sampler_id, {
             "memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
@@ -100,7 +101,6 @@ class NoveltyHooks:
             del runs[self]
 
         try:
-            whole = len(sigmas) > 1 and float(sigmas[-1]) == 0
             recorded = None
             if whole and self.memory.learn and self.options.record:
                 recorded = self._record(
@@ -114,14 +114,15 @@ class NoveltyHooks:
             self._tell(f"The image is made, but it is not remembered: {error}")
         return result
 
-    def _earlier_pass(self, model, space: LatentSpace, start: Tensor) -> list[Entry]:
+    def _earlier_pass(self, model, space: LatentSpace, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
 
         These are samples of this prompt from samplers upstream of the one that runs, each the
         nearest to one of the latents `[batch, ...]` that the run starts from.
         """
         prompt_id, sampler_id = _host.running_node()
-        if not (prompt_id and self.memory.learn and self.options.record and start.any()):
+        learns = self.memory.learn and self.options.record
+        if not (prompt_id and learns and start is not None and start.any()):
             return []
         mine = self.memory.recorded_in(prompt_id)
         upstream = _host.upstream(sampler_id) if mine else ()

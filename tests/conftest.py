@@ -7,7 +7,43 @@ from pathlib import Path
 
 import pytest
 
-from demo.host import InProcessHost, Server
+from demo.host import InProcessHost, Prompt, Server
+
+
+def _novelty_graph(label: int = 3, *, seed: int = 0, steps: int = 6, cfg: float = 2.0,
+                   batch: int = 1, sampler: str = "euler", scheduler: str = "normal",
+                   memory: dict | None = None, guidance: dict | None = None,
+                   more: dict | None = None) -> Prompt:
+    nodes = {
+        "model": ("UncommonLoadADM", {"model_name": "digits"}),
+        "memory": ("UncommonNoveltyMemory", {
+            "name": "test", "mode": "learn", "revision": -1, "max_megabytes": 64}
+            | (memory or {})),
+        "guided": ("UncommonNoveltyGuidance", {
+            "model": ["model", 0], "memory": ["memory", 0], "strength": 0.5, "start_percent": 0.0,
+            "end_percent": 1.0, "repulsion": "exact"} | (guidance or {})),
+        "positive": ("UncommonClassConditioning", {"class_number": label}),
+        "negative": ("UncommonClassConditioning", {"class_number": -1}),
+        "latent": ("EmptyLatentImage", {"width": 16, "height": 16, "batch_size": batch}),
+        "sampled": ("KSampler", {
+            "model": ["guided", 0], "positive": ["positive", 0], "negative": ["negative", 0],
+            "latent_image": ["latent", 0], "seed": seed, "steps": steps, "cfg": cfg,
+            "sampler_name": sampler, "scheduler": scheduler, "denoise": 1.0}),
+        "vae": ("VAELoader", {"vae_name": "pixel_space"}),
+        "images": ("VAEDecode", {"samples": ["sampled", 0], "vae": ["vae", 0]}),
+        "saved": ("SaveImage", {"images": ["images", 0], "filename_prefix": "novelty"}),
+    } | (more or {})
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+@pytest.fixture(scope="session")
+def novelty_graph() -> Callable[..., Prompt]:
+    """Makes graphs that draw digits with novelty guidance.
+
+    memory, guidance: inputs to set on these nodes; more: nodes to add or to replace, as
+    id -> (type, inputs).
+    """
+    return _novelty_graph
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ SHAPES = [(16, 16), (8, 8), (5, 9), (64, 64), (128, 96), (17, 64)]
 
 def smooth(height: int, width: int, phase: float = 0.0, channels: int = 3) -> Tensor:
     """`[1, channels, height, width]`: the same picture at any size."""
-    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width,
-                          indexing="ij")
+    rows, columns = ((torch.arange(size) + 0.5) / size for size in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([torch.sin(3 * x + 2 * y + phase + c) for c in range(channels)])[None]
 
 
