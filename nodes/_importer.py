@@ -86,7 +86,11 @@ class Importer:
 
     def _features(self, latents: Tensor) -> tuple[Tensor, list[bytes | None]]:
         """Embeddings `[batch, dim]` and previews."""
-        if getattr(latents, "is_nested", False) or latents.shape[1] != self.space.channels:
+        nested = getattr(latents, "is_nested", False)  # video with sound
+        if not nested and not latents.any():
+            raise ValueError("This latent is empty: nothing was sampled into it yet. Link the "
+                             "latent that a sampler gives.")
+        if nested or latents.shape[1] != self.space.channels:
             raise ValueError(
                 f"These latents have the shape {list(latents.shape)}, but the model works with "
                 f"{self.space.channels} channels. Use latents of this model, or its own VAE.")
