@@ -106,4 +106,5 @@ class Bank:
         self._prompt.extend(torch.stack([
             no_prompt if e.prompt_embedding is None else e.prompt_embedding for e in new]))
         self._nearest.extend(torch.tensor([
-            float(entry.settings.get(NEAREST) or torch.inf) for entry in new]))
+            torch.inf if (nearest := entry.settings.get(NEAREST)) is None else nearest
+            for entry in new]))

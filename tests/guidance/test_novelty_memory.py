@@ -76,6 +76,12 @@ def test_bank_follows_the_log(memory):
     assert found.nearest.tolist() == [torch.inf, *[1.0] * 6]
 
 
+def test_a_sample_at_the_place_of_another_is_at_distance_zero(memory):
+    for _ in range(2):
+        record(memory, 1.0, hashes=content_hashes(torch.randn(1, 4)))
+    assert memory.bank.at().nearest.tolist() == [torch.inf, 0.0]
+
+
 def test_bank_follows_another_process(memory):
     record(memory, 1.0)
     assert places(memory) == [1.0]

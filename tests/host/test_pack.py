@@ -75,6 +75,12 @@ def test_nodes_explain_themselves(host):
     assert not lacking
 
 
+def test_every_node_has_a_help_page(host):
+    for node_id, node in host.pack_nodes.items():
+        page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
+        assert page.startswith(f"# {node.GET_SCHEMA().display_name}\n")
+
+
 @pytest.mark.parametrize("file", GUIDANCE, ids=path_id)
 def test_guidance_does_not_import_the_host(file):
     assert not absolute_imports(ast.walk(ast.parse(file.read_text("utf-8")))) & HOST_MODULES
