@@ -2,6 +2,16 @@
 
 After Gwern, "Novelty Nets: Classifier Anti-Guidance" (2024): the sample climbs log(1 - P), with P
 the probability that it was generated already.
+
+The gradient of log(1 - P(x0-hat(x_t))) with respect to x_t is J^T g, with g taken at x0-hat and J
+the Jacobian of the denoiser D. J is symmetric, (a / s^2) Cov[x0 | x_t], so to first order
+
+    D(x_t + delta) = D(x_t) + J delta
+
+has exactly that direction: shifting the *input* of the model by the wanted displacement and taking
+what it answers applies J without backpropagation. What J cannot express, the model's own idea of an
+image does not contain, and it falls away; a shift added to x0-hat itself would leave it in. The
+wanted displacement comes from the x0-hat of the evaluation before, so the model runs no more often.
 """
 
 from __future__ import annotations
@@ -60,29 +70,44 @@ class NoveltyRun:
         self.space = space
         self.repulsion = repulsion
         self.settings = settings
+        self._through_model = repulsion is None or repulsion.through_model
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
         self._trajectory: list[Tensor] = []  # each [batch, 1 + dim]
+        self._previous: Tensor | None = None  # x0-hat of the evaluation before
 
     def denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                 level: NoiseLevel) -> Tensor:
-        """x0-hat of `model` at x `[batch, ...]`, shifted towards the new.
+        """x0-hat of `model` at x `[batch, ...]`, led towards the new.
 
         sigma: `[batch]`, the host's numbers for the noise level, compared with the window.
         """
-        denoised = model(x)
-        embedding = self.space.embed(denoised)
-        self._trajectory.append(torch.cat([level.log_snr[:, None], embedding], dim=1))
         mates = len(x) > 1 and self.settings.batch > 0
-        if self.settings.strength == 0 or (self.repulsion is None and not mates):
-            return denoised
+        active = self.settings.strength > 0 and (self.repulsion is not None or mates)
+        if active and self._through_model:
+            if self._previous is not None:
+                x = x + self._shift(x, self._previous, sigma, level, mates)
+            denoised = self._previous = model(x)
+        else:
+            denoised = model(x)
+        self._trajectory.append(
+            torch.cat([level.log_snr[:, None], self.space.embed(denoised)], dim=1))
+        if active and not self._through_model:
+            shift = self._shift(x, denoised, sigma, level, mates)
+            denoised = denoised + shift / level.like(level.signal, x).to(shift.dtype)
+        return denoised
+
+    def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel,
+               mates: bool) -> Tensor:
+        """The limited shift of x_t, `[batch, ...]`: signal times the wanted displacement of x0."""
+        push, probability = self._push(self.space.embed(denoised), level, mates)
+        signal = level.like(level.signal, x)
         within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
-        push, probability = self._push(embedding, level, mates)
-        removed = per_sample_norm(x / level.like(level.signal, x) - denoised)
-        most = within * self.settings.strength * removed
-        shift, dropped = limit(self.space.lift(push, denoised), most)
+        removed = per_sample_norm(x - signal * denoised)
+        shift, dropped = limit(signal * self.space.lift(push, denoised),
+                               within * self.settings.strength * removed)
         self._evaluations.append(
             (within, probability, per_sample_norm(shift) / removed, dropped))
-        return denoised + shift.to(denoised.dtype)
+        return shift.to(denoised.dtype)
 
     def _push(self, embedding: Tensor, level: NoiseLevel, mates: bool) -> tuple[Tensor, Tensor]:
         """-grad log(1 - P) adds up over independent memories: the log's and the batch's own."""

@@ -7,7 +7,7 @@ they are: a repulsion maps embeddings `[batch, dim]` at a log SNR `[batch]` to a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,12 @@ class Repelled(NamedTuple):
 
 
 class Repulsion(Protocol):
-    """What pushes embeddings away from the memory."""
+    """What pushes embeddings away from the memory.
+
+    through_model: whether the model's input is shifted (see novelty.py), or its x0-hat.
+    """
+
+    through_model: ClassVar[bool]
 
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled: ...
 
@@ -61,6 +66,7 @@ class ExactKernel:
     are near, and is P radii long.
     """
 
+    through_model: ClassVar[bool] = True
     centres: Tensor
     log_weight: Tensor
     radius: float
@@ -81,6 +87,7 @@ class Ball:
     overcompensation is 1.6. P is 1 inside a ball, else 0.
     """
 
+    through_model: ClassVar[bool] = False
     centres: Tensor
     log_weight: Tensor
     radius: float
