@@ -68,12 +68,12 @@ def preview(latent_format, latent: Tensor) -> bytes | None:
 
 
 def show_on_node(node_id: str, text: str) -> None:
-    """Shows a text on a node of the page, if there is a page."""
+    """Shows a text on a node of the page that queued the running prompt, if there is a page."""
     from server import PromptServer
 
-    send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
-    if send is not None:
-        send(text, node_id)
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_progress_text(text, node_id, server.client_id)
 
 
 def running_node() -> tuple[str, str]:
