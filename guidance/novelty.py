@@ -93,7 +93,8 @@ class NoveltyRun:
             torch.cat([level.log_snr[:, None], self.space.embed(denoised)], dim=1))
         if active and not self._through_model:
             shift = self._shift(x, denoised, sigma, level, mates)
-            denoised = denoised + shift / level.like(level.signal, x).to(shift.dtype)
+            signal = level.like(level.signal, x).to(shift.dtype)
+            denoised = denoised + shift / signal.clamp(min=torch.finfo(shift.dtype).tiny)
         return denoised
 
     def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel,
