@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,15 +42,13 @@ class Recorded:
 @dataclass(frozen=True, kw_only=True)
 class NoveltyMemory:
     """revision: the one that counts, None for the latest; learn: whether new samples are
-    remembered; max_megabytes: above it the oldest samples are forgotten; since: the revision
-    when the prompt in hand began."""
+    remembered; max_megabytes: above it the oldest samples are forgotten."""
 
     url: str
     name: str
     revision: int | None = None
     learn: bool = True
     max_megabytes: float = 1024.0
-    since: int = 0
 
     @property
     def bank(self) -> Bank:
@@ -78,11 +76,12 @@ class NoveltyMemory:
             raise MemoryLogError(f'Memory "{self.name}" is frozen, so nothing was changed. Set '
                                  "mode to learn and revision to -1 in Novelty Memory.")
 
-    def recorded_in(self, prompt_id: str) -> list[Entry]:
-        """Live samples that the prompt in hand has recorded so far."""
-        return [entry for entry in self.log.entries(after=self.since)
-                if entry.kind == "sample" and entry.forgotten_at is None
-                and entry.settings.get("prompt_id") == prompt_id]
+    def recorded_by(self, prompt_id: str, revisions: Iterable[int]) -> list[Entry]:
+        """Those of the revisions that are live samples which a prompt has recorded."""
+        live = sorted({*revisions} & {*self.log.live()})
+        return [entry for revision in live
+                for entry in self.log.entries(after=revision - 1, upto=revision)
+                if entry.settings.get("prompt_id") == prompt_id]
 
     def repulsion(self, kind: str, remembered: Remembered, log_similarity: Tensor | None,
                   radius: float, device: torch.device) -> Repulsion | None:

@@ -82,7 +82,30 @@ def running_node() -> tuple[str, str]:
     return (context.prompt_id, context.node_id) if context is not None else ("", "")
 
 
-def upstream(node_id: str) -> set[str]:
+def note_in_metadata(node_id: str, sampler_id: str, note: dict) -> None:
+    """Puts a note on what a sampler did beside a node of the running prompt.
+
+    Saved images carry it in their prompt, at `_meta.uncommon.<sampler_id>` of the node.
+    """
+    node = _running_prompt().get(node_id)
+    if node is not None:
+        node.setdefault("_meta", {}).setdefault("uncommon", {})[sampler_id] = note
+
+
+def notes_upstream(node_id: str) -> list[dict]:
+    """The notes in the running prompt on the samplers upstream of a node."""
+    notes = [(sampler_id, note) for node in _running_prompt().values()
+             for sampler_id, note in node.get("_meta", {}).get("uncommon", {}).items()]
+    samplers = _upstream(node_id) if notes else ()
+    return [note for sampler_id, note in notes if sampler_id in samplers]
+
+
+def _running_prompt() -> dict:
+    dynprompt = get_progress_state().dynprompt
+    return dynprompt.get_original_prompt() if dynprompt is not None else {}
+
+
+def _upstream(node_id: str) -> set[str]:
     """Ids of all nodes of the running prompt that a node gets its inputs from, near and far."""
     dynprompt = get_progress_state().dynprompt
     found, waiting = set(), [node_id]
@@ -92,15 +115,3 @@ def upstream(node_id: str) -> set[str]:
         found |= new
         waiting += new
     return found
-
-
-def note_in_metadata(node_id: str, sampler_id: str, note: dict) -> None:
-    """Puts a note on what a sampler did beside a node of the running prompt.
-
-    Saved images carry it in their prompt, at `_meta.uncommon.<sampler_id>` of the node.
-    """
-    dynprompt = get_progress_state().dynprompt
-    prompt = dynprompt.get_original_prompt() if dynprompt is not None else {}
-    if node_id in prompt:
-        notes = prompt[node_id].setdefault("_meta", {}).setdefault("uncommon", {})
-        notes[sampler_id] = note

@@ -92,9 +92,9 @@ class NoveltyHooks:
         runs[self] = run = self._run(model, space, remembered, prompt)
         whole = len(sigmas) > 1 and float(sigmas[-1]) == 0  # uni_pc changes its sigmas later
         prompt_id, sampler_id = _host.running_node()
-        _host.note_in_metadata(self.node_id, sampler_id, {
-            "memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
-            "seed": seed})
+        note = {"memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
+                "seed": seed, "recorded": []}  # revisions, once they are known
+        _host.note_in_metadata(self.node_id, sampler_id, note)
         try:
             result = sample()
         finally:
@@ -106,6 +106,7 @@ class NoveltyHooks:
                 recorded = self._record(
                     model, space, run, remembered, prompt, result, seed, earlier,
                     {"prompt_id": prompt_id, "node": sampler_id, "revision": revision})
+                note["recorded"] = [*range(recorded.first_revision, recorded.last_revision + 1)]
             self._tell(novelty_report(
                 self.memory, revision, len(remembered), self.options.strength,
                 self.options.record, whole, run.figures(), recorded))
@@ -121,12 +122,12 @@ class NoveltyHooks:
         nearest to one of the latents `[batch, ...]` that the run starts from.
         """
         prompt_id, sampler_id = _host.running_node()
-        learns = self.memory.learn and self.options.record
-        if not (prompt_id and learns and start is not None and start.any()):
+        pinned = self.memory.revision is not None
+        if pinned or not prompt_id or start is None or not start.any():
             return []
-        mine = self.memory.recorded_in(prompt_id)
-        upstream = _host.upstream(sampler_id) if mine else ()
-        found = [entry for entry in mine if entry.settings["node"] in upstream]
+        revisions = [revision for note in _host.notes_upstream(sampler_id)
+                     for revision in note.get("recorded", ())]
+        found = self.memory.recorded_by(prompt_id, revisions) if revisions else []
         if not found:
             return []
         starts = space.embed(model.model.process_latent_in(start)).cpu()

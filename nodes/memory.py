@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io, ui
 
 from ..guidance.curation import FORGET, describe, forget
@@ -70,7 +68,7 @@ class NoveltyMemoryNode(io.ComfyNode):
             raise ValueError(problem)
         memory = cls._memory(name, mode, revision, max_megabytes, database)
         memory.bank.at(memory.revision)  # raises RevisionError or StorageError here, on this node
-        return io.NodeOutput(replace(memory, since=memory.log.revision))
+        return io.NodeOutput(memory)
 
     @classmethod
     def _problem(cls, mode, revision) -> str | None:
@@ -146,6 +144,7 @@ class RememberSamples(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
+            not_idempotent=True,  # two alike both run, and each shows its own report
         )
 
     @classmethod
@@ -206,7 +205,7 @@ class ForgetSamples(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
-            not_idempotent=True,
+            not_idempotent=True,  # two alike both run, and each shows its own report
         )
 
     @classmethod
@@ -251,6 +250,7 @@ class MemoryInfo(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
+            not_idempotent=True,  # two alike both run, and each shows its own report
         )
 
     @classmethod

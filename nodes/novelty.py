@@ -61,6 +61,7 @@ class NoveltyGuidance(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # two alike are not one: each shows its own report
         )
 
     @classmethod

@@ -187,14 +187,11 @@ def test_above_the_cap_the_oldest_are_forgotten(memory):
 
 
 def test_what_a_prompt_recorded(memory):
-    record(memory, 1.0, settings={"prompt_id": "a"})
-    now = replace(memory, since=memory.resolve())
-    record(now, 2.0, settings={"prompt_id": "b"})
-    record(now, 3.0, settings={"prompt_id": "a"})
-    record(now, 4.0, settings={"prompt_id": "a"})
+    for place, prompt_id in enumerate("abaa"):
+        record(memory, float(place), settings={"prompt_id": prompt_id})
     memory.log.forget_last(1)
-    assert [entry.revision for entry in now.recorded_in("a")] == [3]
-    assert now.recorded_in("c") == []
+    assert [entry.revision for entry in memory.recorded_by("a", range(2, 99))] == [3]
+    assert memory.recorded_by("c", [1, 2, 3]) == []
 
 
 def test_another_feature_space_is_refused_and_both_are_named(memory):

@@ -132,6 +132,14 @@ def test_a_folder_that_grew_is_read_again_and_only_the_new_is_added(fresh_host, 
     assert len(samples()) == 6
 
 
+def test_known_files_are_not_even_decoded(fresh_host, memory_only, pictures, monkeypatch):
+    graph = memory_only(kept=remember(folder=str(pictures), vae=["vae", 0]))
+    fresh_host.run(graph)
+    (pictures / "torn.png").unlink()
+    monkeypatch.setattr(fresh_host.pack("nodes._importer"), "load_image", None)
+    assert "0 new, 5 remembered already" in fresh_host.run(graph).outputs["kept"][1]
+
+
 def test_a_folder_inside_the_input_folder(fresh_host, memory_only, samples):
     folder = fresh_host.directory / "input" / "set"
     folder.mkdir()
@@ -198,7 +206,7 @@ def test_forgets_each_time_the_queue_runs(fresh_host, draws, memory_only, sample
     for _ in range(4):
         fresh_host.run(draws())
     graph = memory_only(gone=forget("last"))
-    for left in (3, 2, 1, 0, 0):
+    for left in (3, 2, 1, 0, 0, 0):
         run = fresh_host.run(graph)
         assert "gone" in run.executed
         assert len(samples()) == left
@@ -245,6 +253,12 @@ def test_info_after_a_sampler_shows_the_new_samples(fresh_host, draws):
         memory=("UncommonNoveltyMemory", {"name": "test", "mode": "frozen", "revision": 3,
                                           "max_megabytes": 64}),
         info=info(newest=1)))), newest_first[:1])
+
+
+def test_two_alike_both_show_their_report(fresh_host, memory_only):
+    run = fresh_host.run(memory_only(info=info(), other=info()))
+    assert run.ui["info"]["text"] == run.ui["other"]["text"]
+    assert {"info", "other"} <= set(run.executed)
 
 
 def test_info_of_an_empty_memory(fresh_host, memory_only):

@@ -311,6 +311,20 @@ def test_a_hires_pass_is_not_pushed_from_its_own_first_pass(fresh_host, novelty_
     assert [entry.settings["revision"] for entry in memory.log.samples()] == [0]
 
 
+@pytest.mark.parametrize(("record", "mode"), [(False, "learn"), (True, "frozen")])
+def test_nor_is_one_that_does_not_record(fresh_host, novelty_graph, memory, record, mode):
+    last = {"memory2": ("UncommonNoveltyMemory", {"name": "test", "mode": mode, "revision": -1,
+                                                  "max_megabytes": 63}),
+            "guided2": ("UncommonNoveltyGuidance", {
+                "model": ["model", 0], "memory": ["memory2", 0], "strength": 0.5,
+                "start_percent": 0.0, "end_percent": 1.0, "repulsion": "exact",
+                "record": record})}
+    run = fresh_host.run(novelty_graph(more=HIRES | last | {
+        "second": sampler("up", seed=1, denoise=0.5, model="guided2")}))
+    assert "Nothing pushed: the memory is empty." in shown(run, "guided2")
+    assert [entry.settings["node"] for entry in memory.log.samples()] == ["sampled"]
+
+
 def test_a_hires_pass_of_one_of_a_batch_leaves_the_others(fresh_host, novelty_graph, memory):
     fresh_host.run(novelty_graph(batch=3, more={
         "chosen": ("LatentFromBatch", {"samples": SAMPLED, "batch_index": 1, "length": 1}),
@@ -336,6 +350,13 @@ def test_two_samplers_on_one_model_both_work_and_record(fresh_host, novelty_grap
     assert not torch.allclose(first, other, atol=0.05)  # the same seed: the later one was pushed
     found = list(memory.log.samples())
     assert {entry.settings["node"] for entry in found} == {"sampled", "other"}
+
+
+def test_two_guidance_nodes_alike_each_show_their_report(fresh_host, novelty_graph):
+    alike = {"guided2": ("UncommonNoveltyGuidance", novelty_graph()["guided"]["inputs"]),
+             "other": sampler("latent", seed=1, model="guided2"), "ended": shows("other")}
+    run = fresh_host.run(novelty_graph(more=alike))
+    assert "Recorded 1" in shown(run, "guided") and "Recorded 1" in shown(run, "guided2")
 
 
 def test_two_guidance_nodes_in_a_row(fresh_host, novelty_graph, memory):
@@ -417,6 +438,7 @@ def test_saved_images_tell_memory_revision_strength_and_seed(fresh_host, novelty
     note = prompt["guided"]["_meta"]["uncommon"]["sampled"]
     assert note["memory"] in ("test@2", "test@3")  # the host may run either sampler first
     assert (note["strength"], note["seed"]) == (0.5, 7)
+    assert note["recorded"] == [int(note["memory"].split("@")[1]) + 1]
 
 
 # Errors on the node

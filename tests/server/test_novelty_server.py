@@ -54,7 +54,7 @@ def test_a_memory_outlives_the_server(start_server, novelty_graph):
     info = {"info": ("UncommonMemoryInfo", {"memory": ["memory", 0], "after": ["sampled", 0]})}
     entry = server.run(novelty_graph(more=info))
     [fourth] = server.images(entry, "saved")
-    assert note_of(fourth) == {"memory": "test@3", "strength": 0.5, "seed": 0}
+    assert note_of(fourth) == {"memory": "test@3", "strength": 0.5, "seed": 0, "recorded": [4]}
     assert entry["outputs"]["info"]["text"][0].startswith("test@4, learning\n4 samples")
     different = [pixels(content).astype(float) for content in (*drawn, fourth)]
     assert min(np.abs(a - b).mean() for i, a in enumerate(different)
