@@ -158,6 +158,9 @@ def start_host(folder: Path, threads: int) -> InProcessHost:
     """A host for chains."""
     torch.set_num_threads(threads)
     host = InProcessHost(folder)
+    import comfy.utils
+
+    comfy.utils.PROGRESS_BAR_ENABLED = False  # a bar per image would hide that of the benchmark
     host.load_extra("nodes_preview_any")
     return host
 
