@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -43,6 +44,21 @@ def latent_space(model) -> LatentSpace:
     return LatentSpace(type(latent_format).__name__, latent_format.latent_channels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Guided:
+    """A sampling run under guidance. revision, remembered: what guides it; earlier: the samples
+    that it goes on with; note: what images made from here on carry of it."""
+
+    model: Any
+    space: LatentSpace
+    revision: int
+    remembered: Remembered
+    prompt: Tensor | None
+    earlier: list[Entry]
+    note: dict
+    run: NoveltyRun
+
+
 class NoveltyHooks:
     """Both wrappers of one Novelty Guidance node. Holds settings and ids, never tensors."""
 
@@ -75,45 +91,53 @@ class NoveltyHooks:
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
                             disable_pbar, seed, latent_shapes=latent_shapes)
 
-        model = guider.model_patcher
-        refusal = self._refusal(model, latent_shapes)
+        refusal = self._refusal(guider.model_patcher, latent_shapes)
         if refusal:
             self._tell(refusal)
             return sample()
 
-        space = latent_space(model)
-        self.memory.check_space(space.id)
-        earlier = self._earlier_pass(model, space, latent_image)
-        revision = earlier[0].settings["revision"] if earlier else self.memory.resolve()
-        remembered = self.memory.bank.at(revision)
-        encoded = _host.encoded_prompt(guider.conds)
-        prompt = None if encoded is None else prompt_embedding(encoded)
-        runs = guider.model_options.setdefault("transformer_options", {}).setdefault(KEY, {})
-        runs[self] = run = self._run(model, space, remembered, prompt)
+        guided = self._begin(guider, latent_image, seed)
         whole = len(sigmas) > 1 and float(sigmas[-1]) == 0  # uni_pc changes its sigmas later
-        prompt_id, sampler_id = _host.running_node()
-        note = {"memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
-                "seed": seed, "recorded": []}  # revisions, once they are known
-        _host.note_in_metadata(self.node_id, sampler_id, note)
+        runs = guider.model_options.setdefault("transformer_options", {}).setdefault(KEY, {})
+        runs[self] = guided.run
         try:
             result = sample()
         finally:
             del runs[self]
-
         try:
-            recorded = None
-            if whole and self.memory.learn and self.options.record:
-                recorded = self._record(
-                    model, space, run, remembered, prompt, result, seed, earlier,
-                    {"prompt_id": prompt_id, "node": sampler_id, "revision": revision})
-                note["recorded"] = [*range(recorded.first_revision, recorded.last_revision + 1)]
-            self._tell(novelty_report(
-                self.memory, revision, len(remembered), self.options.strength,
-                self.options.record, whole, run.figures(), recorded))
+            self._end(guided, result, whole)
         except Exception as error:  # a full disk shall not cost the user the image
             log.exception("Novelty guidance: the image is made, but it is not remembered.")
             self._tell(f"The image is made, but it is not remembered: {error}")
         return result
+
+    def _begin(self, guider, start: Tensor | None, seed: int | None) -> Guided:
+        """Reads the memory. Raises FeatureSpaceError, StorageError or RevisionError."""
+        model = guider.model_patcher
+        space = latent_space(model)
+        self.memory.check_space(space.id)
+        earlier = self._earlier_pass(model, space, start)
+        revision = (min(entry.settings["revision"] for entry in earlier) if earlier
+                    else self.memory.resolve())
+        remembered = self.memory.bank.at(revision)
+        encoded = _host.encoded_prompt(guider.conds)
+        prompt = None if encoded is None else prompt_embedding(encoded)
+        note = {"memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
+                "seed": seed, "recorded": []}
+        _host.note_in_metadata(self.node_id, _host.running_node()[1], note)
+        return Guided(model=model, space=space, revision=revision, remembered=remembered,
+                      prompt=prompt, earlier=earlier, note=note,
+                      run=self._run(model, space, remembered, prompt))
+
+    def _end(self, guided: Guided, result: Tensor, whole: bool) -> None:
+        """Remembers the latents `[batch, ...]` of a run that went on to the end, and reports."""
+        recorded = None
+        if whole and self.memory.learn and self.options.record:
+            recorded = self._record(guided, result)
+            guided.note["recorded"] = [*range(recorded.first_revision, recorded.last_revision + 1)]
+        self._tell(novelty_report(
+            self.memory, guided.revision, len(guided.remembered), self.options.strength,
+            self.options.record, whole, guided.run.figures(), recorded))
 
     def _earlier_pass(self, model, space: LatentSpace, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
@@ -134,18 +158,19 @@ class NoveltyHooks:
         distance = torch.cdist(starts, torch.stack([entry.embedding for entry in found]))
         return [found[i] for i in sorted(set(distance.argmin(dim=1).tolist()))]
 
-    def _record(self, model, space: LatentSpace, run: NoveltyRun, remembered: Remembered,
-                prompt: Tensor | None, result: Tensor, seed: int | None, earlier: list[Entry],
-                origin: dict) -> Recorded:
-        latents = model.model.process_latent_in(result)
-        latent_format = model.get_model_object("latent_format")
+    def _record(self, guided: Guided, result: Tensor) -> Recorded:
+        latents = guided.model.model.process_latent_in(result)
+        latent_format = guided.model.get_model_object("latent_format")
+        prompt_id, sampler_id = _host.running_node()
         return self.memory.record(
-            remembered, space.id, hashes=content_hashes(result), embedding=space.embed(latents),
-            trajectory=run.trajectory(), prompt=prompt, seed=seed or 0,
+            guided.remembered, guided.space.id, hashes=content_hashes(result),
+            embedding=guided.space.embed(latents), trajectory=guided.run.trajectory(),
+            prompt=guided.prompt, seed=guided.note["seed"] or 0,
             settings={"strength": self.options.strength, "radius": self.options.radius,
-                      "repulsion": self.options.repulsion, **origin},
+                      "repulsion": self.options.repulsion, "revision": guided.revision,
+                      "prompt_id": prompt_id, "node": sampler_id},
             previews=[_host.preview(latent_format, latent) for latent in latents],
-            replaced=earlier)
+            replaced=guided.earlier)
 
     def _tell(self, text: str) -> None:
         log.info("Novelty guidance: %s", text.replace("\n", "; "))

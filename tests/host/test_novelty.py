@@ -202,6 +202,48 @@ def test_weights_made_by_a_loader_of_the_host(fresh_host, novelty_graph, monkeyp
                            again.outputs["sampled"][0]["samples"])
 
 
+FAMILIES = pytest.mark.parametrize("family", [
+    ("ModelSamplingSD3", {"shift": 3.0}),
+    ("ModelSamplingDiscrete", {"sampling": "v_prediction", "zsnr": False}),
+    ("ModelSamplingDiscrete", {"sampling": "v_prediction", "zsnr": True}),
+    ("ModelSamplingContinuousEDM", {"sampling": "edm", "sigma_max": 120.0, "sigma_min": 0.002})])
+
+
+def of_family(family: tuple[str, dict]) -> dict:
+    """Nodes that make digits a model of another family: it draws nonsense, but it draws."""
+    kind, inputs = family
+    return {"other": (kind, {"model": ["model", 0], **inputs}), "guided": (
+        "UncommonNoveltyGuidance", {"model": ["other", 0], "memory": ["memory", 0],
+                                    "strength": 0.5, "start_percent": 0.0, "end_percent": 1.0,
+                                    "radius": 2.0, "repulsion": "exact"})}
+
+
+@FAMILIES
+@pytest.mark.parametrize("repulsion", ["exact", "ball"])
+def test_families(fresh_host, draw, memory, family, repulsion):
+    fresh_host.load_extra("nodes_model_advanced")
+    more = of_family(family)
+    more["guided"][1]["repulsion"] = repulsion
+    first, again = (draw(more=more) for _ in range(2))
+    assert first.isfinite().all() and again.isfinite().all()
+    assert not torch.allclose(first, again, atol=1e-3)
+    assert memory.log.stats().live_samples == 2
+
+
+@FAMILIES
+def test_noise_level_is_the_hosts_own(fresh_host, novelty_graph, family):
+    fresh_host.load_extra("nodes_model_advanced")
+    run = fresh_host.run(novelty_graph(steps=1, more=of_family(family)))
+    sampling = run.outputs["other"][0].get_model_object("model_sampling")
+    for percent in (0.2, 0.5, 0.9):
+        sigma = torch.tensor([sampling.percent_to_sigma(percent)])
+        level = fresh_host.pack("nodes._host").noise_level(sampling, sigma)
+        x0, noise = torch.randn(2, 1, 3, 4, 4)
+        expected = sampling.noise_scaling(sigma.view(1, 1, 1, 1), noise, x0)
+        found = level.like(level.signal, x0) * x0 + level.like(level.noise, x0) * noise
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 # Batches, masks
 
 def test_each_of_a_batch_is_recorded_as_its_own_sample(draw, memory):
