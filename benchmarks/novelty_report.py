@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -16,12 +17,16 @@ from torch import Tensor
 from benchmarks.chains import Chain, Sampler, load
 from benchmarks.measures import DigitsMeasure
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
+from dev import ROOT
 
 COUNT = 128  # all figures are those of the first 128 images, but for the longer curves
 COLUMNS = {"distinct_good": "D(128)", "distinct_good_1.3tau": "D at 1.3 tau", "good": "good",
            "class_accuracy": "class", "precision": "precision", "recall": "recall",
            "density": "density", "coverage": "coverage", "vendi": "Vendi",
            "nearest_in_history": "to history", "seconds": "s/image"}
+SHORT = ("distinct_good", "good", "seconds")  # what the README shows
+README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/novelty.md -->\n).*"
+                            "(?=<!-- end of figures -->)", re.DOTALL)
 COLOURS = ("0.6", "tab:orange", "tab:green", "tab:blue")
 LEGEND = """
 D(128): how many of 128 images, in the order they came, are good (inside the manifold of the real
@@ -149,7 +154,7 @@ def summarise(groups: Sequence[Group], defaults: dict[str, Any], cfg: float) -> 
 
 def write_report(plan: Sequence[Chain], defaults: dict[str, Any], shipped: Sampler,
                  cfg: float) -> None:
-    """benchmarks/results/novelty.json, .md and .png of what is drawn so far."""
+    """benchmarks/results/novelty.json, .md and .png, and the README's table, of what is drawn."""
     rows = measured(plan)
     if not rows:
         return
@@ -162,14 +167,28 @@ def write_report(plan: Sequence[Chain], defaults: dict[str, Any], shipped: Sampl
                            "defaults": defaults, "rows": [row.as_json() for row in rows]})
     (RESULTS / "novelty.md").write_text(tables(groups, summary, defaults, shipped, cfg, facts),
                                         "utf-8")
+    update_readme(on_all_classes(groups, shipped, cfg), defaults)
     plot(of_shipped, defaults)
+
+
+def on_all_classes(groups: Iterable[Group], sampler: Sampler, cfg: float) -> list[Group]:
+    return [group for group in groups if len({label for label, _ in group}) == 10
+            and some(group).chain.sampler == sampler and some(group).chain.cfg == cfg]
+
+
+def update_readme(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
+    """Puts the short table of the settings that have all classes between the README's marks."""
+    if any(some(group).chain.guidance == defaults for group in groups):
+        readme = ROOT / "README.md"
+        lines = table(groups, defaults, spread=True, figures=SHORT)
+        text = "\n".join([*lines, ""])
+        readme.write_text(README_FIGURES.sub(lambda _: text, readme.read_text("utf-8")), "utf-8")
 
 
 def tables(groups: Sequence[Group], summary: dict[str, Any], defaults: dict[str, Any],
            shipped: Sampler, cfg: float, facts: dict[str, Any]) -> str:
     """The Markdown page: the defaults on all classes, then every setting."""
-    wide = [group for group in groups if len({label for label, _ in group}) == 10
-            and some(group).chain.sampler == shipped and some(group).chain.cfg == cfg]
+    wide = on_all_classes(groups, shipped, cfg)
     seed_sets = {len({seeds for _, seeds in group}) for group in wide}
     lines = ["# Novelty guidance: distinct good images", "",
              f"`python dev.py bench novelty`, {facts['date']}, {facts['machine']['processor']}, "
@@ -177,8 +196,9 @@ def tables(groups: Sequence[Group], summary: dict[str, Any], defaults: dict[str,
              *(f"- `{name}`: {'not measured yet' if value is None else value}"
                for name, value in summary.items()), "",
              f"## The digits, {shipped}, CFG {cfg:g}", "",
-             f"Mean and standard deviation over ten classes and {max(seed_sets, default=0)} sets "
-             "of seeds.", "", *table(wide, defaults, spread=True), "", LEGEND.strip(), "",
+             "Mean and standard deviation over ten classes; sets of seeds: "
+             f"{max(seed_sets, default=0)}.", "", *table(wide, defaults, spread=True), "",
+             LEGEND.strip(), "",
              "## Every setting", "", "Means over the chains drawn.", ""]
     samplers = dict.fromkeys(some(group).chain.sampler for group in groups)
     for sampler in samplers:
@@ -187,13 +207,14 @@ def tables(groups: Sequence[Group], summary: dict[str, Any], defaults: dict[str,
     return "\n".join(lines)
 
 
-def table(groups: Sequence[Group], defaults: dict[str, Any], spread: bool = False) -> list[str]:
+def table(groups: Sequence[Group], defaults: dict[str, Any], *, spread: bool = False,
+          figures: Iterable[str] = tuple(COLUMNS)) -> list[str]:
     """Markdown rows, by CFG and method."""
-    lines = [f"| CFG | method | chains | {' | '.join(COLUMNS.values())} |",
-             f"|{'---|' * (3 + len(COLUMNS))}"]
+    titles = ["CFG", "method", "chains", *(COLUMNS[figure] for figure in figures)]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for group in sorted(groups, key=lambda group: some(group).chain.cfg):
         cells = []
-        for figure in COLUMNS:
+        for figure in figures:
             values = [row.figures[figure] for row in group.values()]
             digits = 1 if mean(values) > 4 else 2
             cell = f"{mean(values):.{digits}f}"
@@ -220,21 +241,22 @@ def swept(row: Row) -> str:
 
 
 def plot(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
-    """D(128) against the share of good images: a panel per CFG, a line per method."""
+    """D(128) against the share of good images: a panel per swept CFG, a line per method."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     plain = [group for group in groups if some(group).method == "plain"]
     guided = [group for group in groups if some(group).method != "plain"]
-    cfgs = sorted({some(group).chain.cfg for group in guided})
+    settings = Counter(some(group).chain.cfg for group in guided)
+    cfgs = sorted(cfg for cfg in settings if settings[cfg] == max(settings.values()))
     if not cfgs:
         return
-    figure, panels = pyplot.subplots(1, len(cfgs), figsize=(1 + 3.4 * len(cfgs), 4), sharex=True,
+    figure, panels = pyplot.subplots(1, len(cfgs), figsize=(1 + 3.4 * len(cfgs), 4.4), sharex=True,
                                      sharey=True, squeeze=False, layout="constrained")
     for cfg, panel in zip(cfgs, panels[0], strict=True):
         draw_front(panel, plain, [g for g in guided if some(g).chain.cfg == cfg], defaults, cfg)
     panels[0][0].set_ylabel("distinct good images of 128")
-    panels[0][-1].legend(fontsize="small")
+    figure.legend(*panels[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     figure.savefig(RESULTS / "novelty.png", dpi=110)
     pyplot.close(figure)
 
