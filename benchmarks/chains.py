@@ -150,7 +150,9 @@ def draw(host: InProcessHost, chain: Chain) -> Drawn:
 
 def reopen(host: InProcessHost) -> None:
     """Forgets all that this process knows of memories, as closing ComfyUI does."""
-    host.pack("guidance.novelty_memory").shared_bank.cache_clear()
+    for shared in vars(host.pack("guidance.novelty_memory")).values():
+        if hasattr(shared, "cache_clear"):
+            shared.cache_clear()
     host.restart()
 
 
