@@ -7,12 +7,16 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from sqlalchemy import make_url
 from torch import Tensor
 
 from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
+from .memory.net_cache import NetCache
+from .prompt import log_similarity
 from .repulsion import REPULSIONS, Repulsion, squared_distance
 
 SIMILAR = -12.0  # log similarity of prompts below which a sample does not count at all
@@ -22,6 +26,16 @@ SIMILAR = -12.0  # log similarity of prompts below which a sample does not count
 def shared_bank(url: str, name: str) -> Bank:
     """One bank per memory and process: nodes and routes share it."""
     return Bank(MemoryLog(url).memory(name))
+
+
+@functools.lru_cache(maxsize=64)
+def shared_nets(url: str, name: str) -> NetCache:
+    """The net of a memory, likewise; beside the log where that is a file."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return NetCache(None)
+    folder = Path(parsed.database).with_suffix(".nets")
+    return NetCache(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,10 @@ class NoveltyMemory:
         return shared_bank(self.url, self.name)
 
     @property
+    def nets(self) -> NetCache:
+        return shared_nets(self.url, self.name)
+
+    @property
     def log(self) -> Memory:
         return self.bank.memory
 
@@ -83,16 +101,25 @@ class NoveltyMemory:
                 for entry in self.log.entries(after=revision - 1, upto=revision)
                 if entry.settings.get("prompt_id") == prompt_id]
 
-    def repulsion(self, kind: str, remembered: Remembered, log_similarity: Tensor | None,
-                  radius: float, device: torch.device) -> Repulsion | None:
-        """What pushes away from the remembered samples; None where none counts."""
-        if log_similarity is None:
-            log_similarity = torch.zeros(len(remembered))
-        counts = log_similarity > SIMILAR
+    def repulsion(self, kind: str, remembered: Remembered, prompt: Tensor | None, radius: float,
+                  device: torch.device) -> Repulsion | None:
+        """What pushes away from the remembered samples; None where none counts.
+
+        prompt: `[PROMPT_DIM]`, None where prompts do not matter.
+        """
+        if len(remembered) == 0:
+            return None
+        centre, prompts = remembered.embedding, remembered.prompt
+        log_weight = torch.zeros(len(remembered))
+        if kind == "net":
+            net = self.nets.net(remembered)
+            centre, prompts, log_weight = net.centre.clone(), net.prompt, net.mass.log()
+        similarity = 0 * log_weight if prompt is None else log_similarity(prompt, prompts)
+        counts = similarity > SIMILAR
         if not bool(counts.any()):
             return None
-        return REPULSIONS[kind](remembered.embedding[counts].to(device),
-                                log_similarity[counts].to(device), radius)
+        return REPULSIONS[kind](centre[counts].to(device),
+                                (log_weight + similarity)[counts].to(device), radius)
 
     def record(self, remembered: Remembered, space_id: str, *, hashes: Sequence[str],
                embedding: Tensor, trajectory: Tensor | None, prompt: Tensor | None, seed: int,
@@ -121,6 +148,7 @@ class NoveltyMemory:
         if former:
             self.log.forget(former, "a later pass went on with it")
         self.log.enforce_cap(int(self.max_megabytes * 2 ** 20))
+        self.nets.net(self.bank.at())
         return Recorded(
             appended.first_revision, appended.last_revision, len(appended.duplicates), len(former),
             distance, novelty_percentile(distance, remembered.nearest),

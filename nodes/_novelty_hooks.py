@@ -16,7 +16,7 @@ from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
 from ..guidance.novelty import NoveltyRun, NoveltySettings
 from ..guidance.novelty_memory import NoveltyMemory, Recorded, content_hashes
-from ..guidance.prompt import log_similarity, prompt_embedding
+from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
 from . import _host
 
@@ -190,10 +190,9 @@ class NoveltyHooks:
 
     def _run(self, model, space, remembered: Remembered, prompt: Tensor | None) -> NoveltyRun:
         options, sampling = self.options, model.get_model_object("model_sampling")
-        aware = options.prompt_aware and prompt is not None and len(remembered)
-        similarity = log_similarity(prompt, remembered.prompt) if aware else None
         repulsion = self.memory.repulsion(
-            options.repulsion, remembered, similarity, options.radius, model.load_device)
+            options.repulsion, remembered, prompt if options.prompt_aware else None,
+            options.radius, model.load_device)
         return NoveltyRun(space, repulsion, NoveltySettings(
             strength=options.strength, radius=options.radius, batch=options.batch_repulsion,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),

@@ -34,17 +34,19 @@ class NoveltyGuidance(io.ComfyNode):
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the denoising the pushing begins; 0 is pure noise."),
                 io.Float.Input(
-                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
+                    "end_percent", default=0.9, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the denoising the pushing ends; 1 is the finished image."),
                 io.Float.Input(
-                    "radius", default=0.3, min=0.01, max=2.0, step=0.01, optional=True,
+                    "radius", default=0.22, min=0.01, max=2.0, step=0.01, optional=True,
                     advanced=True,
                     tooltip="Distance below which two images count as the same: root mean square "
                             "difference of their pooled latents. Larger pushes earlier and from "
                             "farther away."),
                 io.Combo.Input(
                     "repulsion", options=list(REPULSIONS), optional=True, advanced=True,
-                    tooltip="What pushes."),
+                    tooltip="What pushes. net: a small network that has learnt every image; it costs "
+                            "the same however long the history is. exact: every image by itself. "
+                            "ball: SPELL's rule, on x0-hat."),
                 io.Boolean.Input(
                     "prompt_aware", default=True, optional=True, advanced=True,
                     tooltip="An image repels in proportion to the similarity of the prompts, so "
@@ -65,8 +67,8 @@ class NoveltyGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.3,
-                repulsion="exact", prompt_aware=True, batch_repulsion=1.0,
+    def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.22,
+                repulsion="net", prompt_aware=True, batch_repulsion=1.0,
                 record=True) -> io.NodeOutput:
         options = NoveltyOptions(
             strength=strength, start_percent=start_percent, end_percent=end_percent, radius=radius,

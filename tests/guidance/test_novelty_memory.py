@@ -22,6 +22,7 @@ from guidance.novelty_memory import (
 )
 from guidance.prompt import PROMPT_DIM
 from guidance.report import novelty_report
+from guidance.repulsion import REPULSIONS
 
 SPACE = "latent/1/Test/3"
 DIM = 4
@@ -204,14 +205,17 @@ def test_another_feature_space_is_refused_and_both_are_named(memory):
 
 
 def test_samples_of_other_prompts_do_not_count(memory):
-    record(memory, 1.0, 2.0)
+    cat, castle = torch.eye(PROMPT_DIM)[:2]
+    record(memory, 1.0, prompt=cat)
+    record(memory, 2.0, prompt=castle)
     remembered = memory.bank.at()
-    none = memory.repulsion("exact", remembered, torch.tensor([-20.0, -13.0]), 0.3,
-                            torch.device("cpu"))
-    assert none is None
-    some = memory.repulsion("exact", remembered, torch.tensor([-20.0, -1.0]), 0.3,
-                            torch.device("cpu"))
-    assert torch.equal(some.centres, at(2.0))
+    for kind in REPULSIONS:
+        found = memory.repulsion(kind, remembered, castle, 0.3, torch.device("cpu"))
+        assert torch.equal(found.centres, at(2.0))
+        other = torch.eye(PROMPT_DIM)[2]
+        assert memory.repulsion(kind, remembered, other, 0.3, torch.device("cpu")) is None
+        everything = memory.repulsion(kind, remembered, None, 0.3, torch.device("cpu"))
+        assert len(everything.centres) == 2
 
 
 # By hand

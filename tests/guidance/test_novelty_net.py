@@ -1,0 +1,142 @@
+"""The novelty net against the exact kernel, and its cache."""
+
+import time
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from demo.data import digits
+from guidance.latent_space import LatentSpace
+from guidance.memory.bank import Remembered
+from guidance.memory.net_cache import NetCache
+from guidance.novelty_net import NoveltyNet
+from guidance.prompt import PROMPT_DIM
+from guidance.repulsion import ExactKernel, squared_distance
+
+RADIUS = 0.25
+
+
+def remembered(embedding: torch.Tensor, prompt: torch.Tensor | None = None) -> Remembered:
+    count = len(embedding)
+    prompt = torch.zeros(count, PROMPT_DIM) if prompt is None else prompt
+    return Remembered(torch.arange(1, count + 1), embedding, prompt, torch.zeros(count))
+
+
+def real_digits() -> torch.Tensor:
+    embedding = LatentSpace("PixelSpace", 3).embed(digits()[0])
+    return embedding[torch.randperm(len(embedding), generator=torch.Generator().manual_seed(0))]
+
+
+def kernel(net: NoveltyNet) -> ExactKernel:
+    return ExactKernel(net.centre, net.mass.log(), RADIUS)
+
+
+def test_is_the_exact_kernel_until_it_is_full():
+    memory = remembered(real_digits()[:100])
+    net = NoveltyNet(memory.embedding.shape[1], capacity=100)
+    net.learn(memory)
+    queries = memory.embedding[:20] + 0.05 * torch.randn(
+        20, net.dim, generator=torch.Generator().manual_seed(1))
+    exact = ExactKernel(memory.embedding, torch.zeros(100), RADIUS)
+    for mine, theirs in zip(kernel(net)(queries, None), exact(queries, None), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("capacity", [256, 512])
+def test_agrees_with_exact_when_it_is_overfull(capacity):
+    """On real digits that it has not learnt, and on points from near to far around those it has."""
+    embedding = real_digits()
+    memory, held_out = remembered(embedding[:1024]), embedding[1024:1124]
+    net = NoveltyNet(memory.embedding.shape[1], capacity)
+    net.learn(memory)
+    assert int(net.mass.sum()) == 1024
+    generator = torch.Generator().manual_seed(1)
+    distance = 5 * RADIUS * torch.rand(900, 1, generator=generator)
+    around = memory.embedding[:900] + distance * torch.nn.functional.normalize(
+        torch.randn(900, net.dim, generator=generator))
+    queries = torch.cat([held_out, around])
+
+    mine = kernel(net)(queries, None)
+    exact = ExactKernel(memory.embedding, torch.zeros(1024), RADIUS)(queries, None)
+    nearest = squared_distance(queries, memory.embedding).min(dim=1).values
+    assert -spearmanr(mine.probability, nearest).statistic > 0.9
+    sure = exact.probability > 0.2
+    assert torch.cosine_similarity(mine.push[sure], exact.push[sure]).mean() > 0.8
+
+
+def test_merges_images_of_like_prompts_only():
+    embedding = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)) * 0.01
+    prompt = torch.zeros(40, PROMPT_DIM)
+    prompt[::2, 0], prompt[1::2, 1] = 1, 1
+    net = NoveltyNet(12, capacity=10)
+    net.learn(remembered(embedding, prompt))
+    assert torch.allclose(net.prompt.max(dim=1).values, torch.ones(10), atol=1e-4)
+    assert {*net.prompt.argmax(dim=1).tolist()} == {0, 1}
+
+
+def test_learning_in_parts_or_at_once_is_the_same():
+    memory = remembered(real_digits()[:300])
+    whole = NoveltyNet(memory.embedding.shape[1], 64)
+    whole.learn(memory)
+    parts = NoveltyNet(memory.embedding.shape[1], 64)
+    for count in (10, 64, 65, 200, 300):
+        part = Remembered(*(getattr(memory, name)[:count] for name in (
+            "revisions", "embedding", "prompt", "nearest")))
+        parts.learn(part, first=len(parts.learnt))
+    for name, value in whole.state().items():
+        assert torch.equal(value, parts.state()[name]), name
+
+
+def test_time_does_not_grow_with_history():
+    memory = remembered(torch.randn(4000, 48, generator=torch.Generator().manual_seed(0)))
+    net = NoveltyNet(48, capacity=256)
+    net.learn(Remembered(*(getattr(memory, name)[:300] for name in (
+        "revisions", "embedding", "prompt", "nearest"))))
+
+    def spent(upto: int) -> float:
+        part = Remembered(*(getattr(memory, name)[:upto] for name in (
+            "revisions", "embedding", "prompt", "nearest")))
+        started = time.perf_counter()
+        net.learn(part, first=len(net.learnt))
+        return time.perf_counter() - started
+
+    early, _, late = spent(1300), spent(3000), spent(4000)
+    assert late < 3 * early
+    assert len(net.centre) == 256
+
+
+class TestCache:
+    @pytest.fixture
+    def memory(self):
+        return remembered(torch.randn(400, 24, generator=torch.Generator().manual_seed(0)))
+
+    def test_reads_what_it_wrote(self, tmp_path, memory, monkeypatch):
+        first = NetCache(tmp_path / "net.safetensors", capacity=32).net(memory)
+        learnt = []
+        monkeypatch.setattr(NoveltyNet, "_absorb", lambda self, point: learnt.append(point))
+        again = NetCache(tmp_path / "net.safetensors", capacity=32).net(memory)
+        assert not learnt
+        assert torch.equal(first.centre, again.centre)
+
+    @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+    def test_learns_again_what_is_lost(self, tmp_path, memory, damage):
+        file = tmp_path / "net.safetensors"
+        first = NetCache(file, capacity=32).net(memory)
+        stored = file.read_bytes()
+        if damage == "missing":
+            file.unlink()
+        elif damage == "cut":
+            file.write_bytes(stored[:len(stored) // 2])
+        else:
+            file.write_bytes(stored[:-4] + bytes(4))
+        again = NetCache(file, capacity=32).net(memory)
+        assert torch.equal(first.centre, again.centre)
+        assert torch.equal(first.mass, again.mass)
+
+    def test_forgets_with_the_log(self, tmp_path, memory):
+        cache = NetCache(tmp_path / "net.safetensors", capacity=32)
+        cache.net(memory)
+        fewer = Remembered(*(getattr(memory, name)[100:] for name in (
+            "revisions", "embedding", "prompt", "nearest")))
+        assert int(cache.net(fewer).mass.sum()) == 300
