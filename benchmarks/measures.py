@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,9 +77,10 @@ class DigitsMeasure:
         with torch.inference_mode():
             hits = self.judge.head(features).argmax(dim=1) == label
         nearest = torch.cdist(features, features).fill_diagonal_(float("inf"))
-        history = torch.cdist(features, features).tril(-1)
-        history[history == 0] = float("inf")
-        figures = compute_prdc(real.numpy(), features.numpy(), nearest_k=MANIFOLD_K)
+        later = torch.ones(len(features), len(features)).triu().bool()
+        history = nearest.masked_fill(later, float("inf"))
+        with contextlib.redirect_stdout(None):  # prdc prints what it counts
+            figures = compute_prdc(real.numpy(), features.numpy(), nearest_k=MANIFOLD_K)
         return {
             "distinct_good": int(self.distinct_good(images, label)[-1]),
             "distinct_good_1.3tau": int(self.distinct_good(images, label, 1.3)[-1]),

@@ -35,8 +35,8 @@ from benchmarks.chains import (
 from benchmarks.novelty_report import write_report
 from demo.host import InProcessHost
 
-SHIPPED = Sampler("euler_ancestral", 20)  # as in example_workflows/novelty.json
-OTHERS = (Sampler("euler_ancestral", 40), Sampler("euler", 20))
+SHIPPED = Sampler("euler", 20)  # as in example_workflows/novelty.json
+OTHERS = (Sampler("euler_ancestral", 20), Sampler("euler_ancestral", 40))
 CFG = 3.0
 ALL_CFG = (1.0, 1.5, 2.0, 3.0, 6.0)
 SWEPT_CFG = (1.5, 3.0, 6.0)

@@ -47,12 +47,13 @@ class NoveltySettings:
 class PushFigures:
     """What the pushes of a run came to.
 
-    evaluations: of the model, where there was something to push from; within: those inside the
-    window; pushed: share of the samples of
+    possible: whether there was anything to push away from; evaluations: of the model, at which a
+    push was computed; within: those inside the window; pushed: share of the samples of
     these with P above .05; mean_push: mean of |shift| over the noise removed, inside the window;
     dropped: shifts that were NaN or infinite.
     """
 
+    possible: bool
     evaluations: int
     within: int
     pushed: float
@@ -74,6 +75,7 @@ class NoveltyRun:
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
         self._trajectory: list[Tensor] = []  # each [batch, 1 + dim]
         self._previous: Tensor | None = None  # x0-hat of the evaluation before
+        self._mates = False  # whether the samples of the batch push each other
 
     def denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                 level: NoiseLevel) -> Tensor:
@@ -81,26 +83,25 @@ class NoveltyRun:
 
         sigma: `[batch]`, the host's numbers for the noise level, compared with the window.
         """
-        mates = len(x) > 1 and self.settings.batch > 0
-        active = self.settings.strength > 0 and (self.repulsion is not None or mates)
+        self._mates = len(x) > 1 and self.settings.batch > 0
+        active = self.settings.strength > 0 and (self.repulsion is not None or self._mates)
         if active and self._through_model:
             if self._previous is not None:
-                x = x + self._shift(x, self._previous, sigma, level, mates)
+                x = x + self._shift(x, self._previous, sigma, level)
             denoised = self._previous = model(x)
         else:
             denoised = model(x)
         self._trajectory.append(
             torch.cat([level.log_snr[:, None], self.space.embed(denoised)], dim=1))
         if active and not self._through_model:
-            shift = self._shift(x, denoised, sigma, level, mates)
+            shift = self._shift(x, denoised, sigma, level)
             signal = level.like(level.signal, x).to(shift.dtype)
             denoised = denoised + shift / signal.clamp(min=torch.finfo(shift.dtype).tiny)
         return denoised
 
-    def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel,
-               mates: bool) -> Tensor:
+    def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel) -> Tensor:
         """The limited shift of x_t, `[batch, ...]`: signal times the wanted displacement of x0."""
-        push, probability = self._push(self.space.embed(denoised), level, mates)
+        push, probability = self._push(self.space.embed(denoised), level)
         signal = level.like(level.signal, x)
         within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
         removed = per_sample_norm(x - signal * denoised)
@@ -110,14 +111,14 @@ class NoveltyRun:
             (within, probability, per_sample_norm(shift) / removed, dropped))
         return shift.to(denoised.dtype)
 
-    def _push(self, embedding: Tensor, level: NoiseLevel, mates: bool) -> tuple[Tensor, Tensor]:
+    def _push(self, embedding: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """-grad log(1 - P) adds up over independent memories: the log's and the batch's own."""
         push = torch.zeros_like(embedding)
         novel = embedding.new_ones(len(embedding))  # P(not generated before)
         if self.repulsion is not None:
             repelled = self.repulsion(embedding, level.log_snr)
             push, novel = push + repelled.push, novel * (1 - repelled.probability)
-        if mates:
+        if self._mates:
             repelled = self._from_mates(embedding)
             push = push + self.settings.batch * repelled.push
             novel = novel * (1 - self.settings.batch * repelled.probability)
@@ -131,13 +132,14 @@ class NoveltyRun:
 
     def figures(self) -> PushFigures:
         """To be read when the run has ended: it waits for the device."""
+        possible = self.repulsion is not None or self._mates
         if not self._evaluations:
-            return PushFigures(0, 0, 0.0, 0.0, 0)
+            return PushFigures(possible, 0, 0, 0.0, 0.0, 0)
         within, probability, push, dropped = (
             torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
         count = int(within.sum())
         return PushFigures(
-            evaluations=len(within), within=int(within.any(dim=1).sum()),
+            possible=possible, evaluations=len(within), within=int(within.any(dim=1).sum()),
             pushed=int(((probability > 0.05) & within).sum()) / max(count, 1),
             mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
             dropped=int((dropped & within).sum()))

@@ -32,9 +32,12 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
 def _pushed(remembered: int, strength: float, figures: PushFigures) -> str:
     if strength == 0:
         return "Nothing pushed: strength is 0."
-    if figures.evaluations == 0:
+    if not figures.possible:
         return ("Nothing pushed: the memory is empty." if remembered == 0 else
                 "Nothing pushed: no remembered sample has a prompt like this one.")
+    if figures.evaluations == 0:
+        return ("Nothing pushed: the run has a single step, and the push needs the image of the "
+                "step before. Take more steps.")
     if figures.within == 0:
         return "Nothing pushed: no step lies between start_percent and end_percent."
     if figures.pushed == 0:

@@ -49,7 +49,8 @@ def gaussian_mixture(embedding: Tensor, centres: Tensor, log_weight: Tensor,
                      bandwidth: float) -> tuple[Tensor, Tensor]:
     """f(e) = log sum_j w_j exp(-|e - e_j|^2 / 2h^2), and its mean-shift point.
 
-    centres: `[n, dim]`; log_weight: `[n]` or `[batch, n]`; bandwidth: h. Returns f `[batch]` and m `[batch, dim]`, with which the gradient of f is (m - e) / h^2.
+    centres: `[n, dim]`; log_weight: `[n]` or `[batch, n]`; bandwidth: h. Returns
+    f `[batch]` and m `[batch, dim]`, with which the gradient of f is (m - e) / h^2.
     """
     exponent = log_weight - squared_distance(embedding, centres) / (2 * bandwidth ** 2)
     return exponent.logsumexp(dim=1), exponent.softmax(dim=1) @ centres

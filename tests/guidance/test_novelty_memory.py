@@ -312,7 +312,8 @@ def test_description_of_an_empty_memory(memory):
 
 # What the node tells
 
-PUSHED = PushFigures(evaluations=20, within=10, pushed=0.5, mean_push=0.125, dropped=0)
+PUSHED = PushFigures(
+    possible=True, evaluations=20, within=10, pushed=0.5, mean_push=0.125, dropped=0)
 
 
 def told(memory: NoveltyMemory, figures: PushFigures = PUSHED, recorded: Recorded | None = None,
@@ -321,7 +322,7 @@ def told(memory: NoveltyMemory, figures: PushFigures = PUSHED, recorded: Recorde
     return novelty_report(memory, figures=figures, recorded=recorded, **arguments | changes)
 
 
-NOTHING = replace(PUSHED, evaluations=0, within=0, pushed=0.0, mean_push=0.0)
+NOTHING = replace(PUSHED, possible=False, evaluations=0, within=0, pushed=0.0, mean_push=0.0)
 
 
 @pytest.mark.parametrize(("figures", "changes", "expected"), [
@@ -330,6 +331,7 @@ NOTHING = replace(PUSHED, evaluations=0, within=0, pushed=0.0, mean_push=0.0)
     (NOTHING, {"strength": 0.0}, "Nothing pushed: strength is 0."),
     (NOTHING, {"remembered": 0}, "Nothing pushed: the memory is empty."),
     (NOTHING, {}, "Nothing pushed: no remembered sample has a prompt like this one."),
+    (replace(NOTHING, possible=True), {}, "Nothing pushed: the run has a single step"),
     (replace(PUSHED, within=0), {}, "no step lies between start_percent and end_percent"),
     (replace(PUSHED, pushed=0.0), {}, "no step came near a remembered sample"),
     (PUSHED, {"record": False}, "Nothing recorded: recording is switched off."),
