@@ -44,9 +44,9 @@ class NoveltyGuidance(io.ComfyNode):
                             "farther away."),
                 io.Combo.Input(
                     "repulsion", options=list(REPULSIONS), optional=True, advanced=True,
-                    tooltip="What pushes. net: a small network that has learnt every image; it costs "
-                            "the same however long the history is. exact: every image by itself. "
-                            "ball: SPELL's rule, on x0-hat."),
+                    tooltip="What pushes. net: a small network that has learnt every image; it "
+                            "costs the same however long the history is. exact: every image by "
+                            "itself. ball: SPELL's rule, a shift of x0-hat."),
                 io.Boolean.Input(
                     "prompt_aware", default=True, optional=True, advanced=True,
                     tooltip="An image repels in proportion to the similarity of the prompts, so "
