@@ -59,7 +59,12 @@ def swept(repulsion: str, strengths: Iterable[float]) -> tuple[Inputs, ...]:
     return tuple({"repulsion": repulsion, "strength": strength} for strength in strengths)
 
 
-BALL = ball(0.3)  # the best of the sweep at CFG 3
+def net(radius: float) -> Inputs:
+    return {"repulsion": "net", "radius": radius}
+
+
+BALL = ball(0.3)
+FRONT = (PLAIN, DEFAULTS, *map(net, (0.16, 0.19, 0.25, 0.3)), *map(ball, (0.2, 0.25, 0.3, 0.35)))
 SWEEP = (PLAIN, *map(ball, (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
          *swept("net", (0.1, 0.2, 0.3, 0.4, 0.6)), *swept("exact", (0.1, 0.2, 0.3, 0.4, 0.6)))
 
@@ -85,6 +90,7 @@ class Part:
 
 PARTS = (  # the most important first
     Part(name="default", guidance=(PLAIN, DEFAULTS, BALL)),
+    Part(name="front", guidance=FRONT, labels=SWEPT_CLASSES),
     Part(name="worth", guidance=(PLAIN,), count=512),
     Part(name="cfg", guidance=(PLAIN, DEFAULTS), cfgs=ALL_CFG, labels=SWEPT_CLASSES),
     Part(name="sweep", guidance=SWEEP, cfgs=SWEPT_CFG, labels=SWEPT_CLASSES),
