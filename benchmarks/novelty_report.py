@@ -27,7 +27,8 @@ COLUMNS = {"distinct_good": "D(128)", "distinct_good_1.3tau": "D at 1.3 tau", "g
 SHORT = ("distinct_good", "good", "seconds")  # what the README shows
 README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/novelty.md -->\n).*"
                             "(?=<!-- end of figures -->)", re.DOTALL)
-COLOURS = ("0.6", "tab:orange", "tab:green", "tab:blue")
+COLOURS = ("0.6", "tab:orange", "tab:blue", "tab:cyan", "tab:green")
+FRONTS = (("ball", "radius"), ("net", "radius"), ("net", "strength"), ("exact", "strength"))
 LEGEND = """
 D(128): how many of 128 images, in the order they came, are good (inside the manifold of the real
 digits, and of the asked class) and at least tau away from every good image before them; tau is the
@@ -233,11 +234,15 @@ def name(row: Row, defaults: dict[str, Any]) -> str:
     if guidance is None:
         return "plain"
     shipped = " (the defaults)" if guidance == defaults else ""
-    return f"{row.method}, {swept(row)} {guidance[swept(row)]:g}{shipped}"
+    strength = f", strength {guidance['strength']:g}" if row.method != "ball" else ""
+    return f"{row.method}, radius {guidance['radius']:g}{strength}{shipped}"
 
 
-def swept(row: Row) -> str:
-    return "radius" if row.method == "ball" else "strength"
+def on_line(row: Row, method: str, varied: str, defaults: dict[str, Any]) -> bool:
+    """Whether a row belongs to a method's front over one input, the other being the default."""
+    other = {"radius": "strength", "strength": "radius"}[varied]
+    guidance = row.chain.guidance
+    return row.method == method and (method == "ball" or guidance[other] == defaults[other])
 
 
 def plot(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
@@ -251,12 +256,12 @@ def plot(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
     cfgs = sorted(cfg for cfg in settings if settings[cfg] == max(settings.values()))
     if not cfgs:
         return
-    figure, panels = pyplot.subplots(1, len(cfgs), figsize=(1 + 3.4 * len(cfgs), 4.4), sharex=True,
+    figure, panels = pyplot.subplots(1, len(cfgs), figsize=(3 + 3.4 * len(cfgs), 4.6), sharex=True,
                                      sharey=True, squeeze=False, layout="constrained")
     for cfg, panel in zip(cfgs, panels[0], strict=True):
         draw_front(panel, plain, [g for g in guided if some(g).chain.cfg == cfg], defaults, cfg)
     panels[0][0].set_ylabel("distinct good images of 128")
-    figure.legend(*panels[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    figure.legend(*panels[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(RESULTS / "novelty.png", dpi=110)
     pyplot.close(figure)
 
@@ -266,19 +271,22 @@ def draw_front(panel, plain: Sequence[Group], guided: Sequence[Group], defaults:
     """One panel: plain at every CFG, the others at this one, over the chains that all have."""
     over = common([*plain, *guided])
     lines = {"seed change only, CFG varied": sorted(plain, key=lambda g: some(g).chain.cfg)}
-    for method in ("ball", "exact", "net"):
-        lines[method] = sorted(
-            (group for group in guided if some(group).method == method),
-            key=lambda group: some(group).chain.guidance[swept(some(group))])
+    for method, varied in FRONTS:
+        lines[f"{method}, {varied} varied"] = sorted(
+            (group for group in guided if on_line(some(group), method, varied, defaults)),
+            key=lambda group, varied=varied: some(group).chain.guidance[varied])
+
+    def point(group: Group) -> tuple[float, float]:
+        return average(group, "good", over), average(group, "distinct_good", over)
+
     for (label, line), colour in zip(lines.items(), COLOURS, strict=True):
-        points = [(average(group, "good", over), average(group, "distinct_good", over))
-                  for group in line if over]
-        panel.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour,
-                   markersize=4, label=label)
-        for group, point in zip(line, points, strict=False):
-            if some(group).chain.guidance == defaults:
-                panel.plot(*point, "*", color=colour, markersize=15, label="the defaults")
-            if some(group).method == "plain" and some(group).chain.cfg == cfg:
-                panel.plot(*point, "ks", markersize=7, label="seed change only, this CFG")
+        if len(line) > 1:
+            panel.plot(*zip(*map(point, line), strict=True), "o-", color=colour, markersize=4,
+                       label=label)
+    for group in [*plain, *guided]:
+        if some(group).chain.guidance == defaults:
+            panel.plot(*point(group), "*", color="tab:blue", markersize=15, label="the defaults")
+        elif some(group).method == "plain" and some(group).chain.cfg == cfg:
+            panel.plot(*point(group), "ks", markersize=7, label="seed change only, this CFG")
     panel.set(title=f"CFG {cfg:g}", xlabel="share of good images")
     panel.grid(alpha=0.3)
