@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
+# Before torch is imported, here and in the servers: models this small gain nothing from more
+# threads, and on a busy machine the threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from demo.host import InProcessHost, Prompt, Server
+import pytest  # noqa: E402
+
+from demo.host import InProcessHost, Prompt, Server  # noqa: E402
 
 
 def _novelty_graph(label: int = 3, *, seed: int = 0, steps: int = 6, cfg: float = 2.0,
