@@ -256,12 +256,12 @@ def plot(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
     cfgs = sorted(cfg for cfg in settings if settings[cfg] == max(settings.values()))
     if not cfgs:
         return
-    figure, panels = pyplot.subplots(1, len(cfgs), figsize=(3 + 3.4 * len(cfgs), 4.6), sharex=True,
+    figure, panels = pyplot.subplots(1, len(cfgs), figsize=(3 + 3.4 * len(cfgs), 5), sharex=True,
                                      sharey=True, squeeze=False, layout="constrained")
     for cfg, panel in zip(cfgs, panels[0], strict=True):
         draw_front(panel, plain, [g for g in guided if some(g).chain.cfg == cfg], defaults, cfg)
     panels[0][0].set_ylabel("distinct good images of 128")
-    figure.legend(*panels[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*panels[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(RESULTS / "novelty.png", dpi=110)
     pyplot.close(figure)
 
