@@ -21,8 +21,6 @@ from .prompt import PROMPT_DIM, PROMPT_WIDTH
 from .repulsion import squared_distance
 
 CAPACITY = 2048
-
-
 # Weighs prompts against embeddings when units are merged: prompts PROMPT_WIDTH apart count like
 # images this far apart, so that only images of like prompts become one.
 TYPICAL_DISTANCE = 0.4
@@ -30,13 +28,15 @@ TYPICAL_DISTANCE = 0.4
 
 class NoveltyNet:
     """centre: `[units, dim]`; prompt: `[units, PROMPT_DIM]`; mass: `[units]`, samples in each;
-    learnt: the revisions of the samples it has learnt, `[n]`.
+    learnt: the revisions of the samples it has learnt, `[n]`; ends: the embeddings of the first and
+    the last of them, `[2, dim]`, by which a net of another log with such revisions is told.
     """
 
     def __init__(self, dim: int, capacity: int = CAPACITY):
         self.dim = dim
         self.capacity = capacity
         self.learnt = torch.empty(0, dtype=torch.int64)
+        self.ends = torch.zeros(2, dim)
         self._units = 0
         self._point = torch.zeros(capacity, dim + PROMPT_DIM)  # embedding, and scaled prompt
         self._mass = torch.zeros(capacity)
@@ -59,14 +59,14 @@ class NoveltyNet:
         """Everything, as tensors."""
         return {"point": self._point, "mass": self._mass, "gap": self._gap,
                 "neighbour": self._neighbour, "learnt": self.learnt,
-                "units": torch.tensor([self._units])}
+                "ends": self.ends, "units": torch.tensor([self._units])}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> NoveltyNet:
         capacity, width = state["point"].shape
         net = cls(width - PROMPT_DIM, capacity)
         net._point, net._mass, net.learnt = state["point"], state["mass"], state["learnt"]
-        net._gap, net._neighbour = state["gap"], state["neighbour"]
+        net._gap, net._neighbour, net.ends = state["gap"], state["neighbour"], state["ends"]
         net._units = int(state["units"])
         return net
 
@@ -84,6 +84,16 @@ class NoveltyNet:
         for point in points[room:]:
             self._absorb(point)
         self.learnt = torch.cat([self.learnt, remembered.revisions[first:]])
+        if len(remembered):
+            self.ends = remembered.embedding[[0, -1]]
+
+    def has_learnt_from(self, remembered: Remembered) -> bool:
+        """Whether what it has learnt is how `remembered` begins."""
+        count = len(self.learnt)
+        if count == 0 or count > len(remembered):
+            return False
+        return (torch.equal(self.learnt, remembered.revisions[:count])
+                and torch.equal(self.ends, remembered.embedding[[0, count - 1]]))
 
     def _find_gaps(self) -> None:
         for rows in torch.arange(self.capacity).split(512):

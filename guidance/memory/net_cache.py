@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..novelty_net import CAPACITY, NoveltyNet
 from .bank import Remembered
 
 HASH = "sha256"
+log = logging.getLogger("uncommon")
 SAVE_EVERY = 256  # samples learnt since the file was written
 
 
@@ -45,7 +47,7 @@ class NetCache:
         """The net that has learnt exactly these samples, in this order."""
         with self._lock, torch.inference_mode(False):
             net = self._net or self._read()
-            if net is None or not self._is_prefix(net, remembered):
+            if net is None or not net.has_learnt_from(remembered):
                 net = NoveltyNet(remembered.embedding.shape[1], self.capacity)
                 self._saved = 0
             net.learn(remembered, first=len(net.learnt))
@@ -53,11 +55,6 @@ class NetCache:
             if len(net.learnt) > self.capacity and len(net.learnt) >= self._saved + SAVE_EVERY:
                 self._write(net)
             return net
-
-    def _is_prefix(self, net: NoveltyNet, remembered: Remembered) -> bool:
-        learnt = len(net.learnt)
-        return learnt <= len(remembered) and torch.equal(
-            net.learnt, remembered.revisions[:learnt])
 
     def _read(self) -> NoveltyNet | None:
         if self.file is None or not self.file.exists():
@@ -80,8 +77,12 @@ class NetCache:
         if self.file is None:
             return
         tensors = net.state()
-        self.file.parent.mkdir(exist_ok=True)
         partial = self.file.with_suffix(f".{os.getpid()}.partial")
-        save_file(tensors, partial, {HASH: digest(tensors)})
-        os.replace(partial, self.file)
+        try:
+            self.file.parent.mkdir(exist_ok=True)
+            save_file(tensors, partial, {HASH: digest(tensors)})
+            os.replace(partial, self.file)
+        except (SafetensorError, OSError) as error:  # the samples are safe in the log
+            log.warning("The novelty net could not be kept in %s and will be learnt again after a "
+                        "restart: %s", self.file, error)
         self._saved = len(net.learnt)

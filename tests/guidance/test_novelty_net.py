@@ -140,3 +140,17 @@ class TestCache:
         fewer = Remembered(*(getattr(memory, name)[100:] for name in (
             "revisions", "embedding", "prompt", "nearest")))
         assert int(cache.net(fewer).mass.sum()) == 300
+
+    def test_is_not_fooled_by_another_log_with_the_same_revisions(self, tmp_path, memory):
+        file = tmp_path / "net.safetensors"
+        NetCache(file, capacity=32).net(memory)
+        other = remembered(torch.randn(400, 24, generator=torch.Generator().manual_seed(1)))
+        fresh = NoveltyNet(24, 32)
+        fresh.learn(other)
+        assert torch.equal(NetCache(file, capacity=32).net(other).centre, fresh.centre)
+
+    def test_works_where_it_cannot_be_written(self, tmp_path, memory, caplog):
+        (tmp_path / "taken").write_text("a file where the folder should be")
+        net = NetCache(tmp_path / "taken" / "net.safetensors", capacity=32).net(memory)
+        assert int(net.mass.sum()) == 400
+        assert "could not be kept" in caplog.text
