@@ -175,8 +175,8 @@ class Block(nn.ModuleList):
         return x
 
 
-class AdmUNet(nn.Module):
-    """ADM U-Net.
+class AdmTrunk(nn.Module):
+    """The half of an ADM U-Net from its input to its middle block, with the time embedding.
 
     `ops` supplies the weighted layers: `torch.nn`, or a host's drop-in replacement of it.
     """
@@ -195,41 +195,28 @@ class AdmUNet(nn.Module):
         channels = widths[0]
         self.input_blocks = nn.ModuleList(
             [Block([ops.Conv2d(config.in_channels, channels, 3, padding=1)])])
-        skips = [channels]
-
-        def residual(in_channels: int, out_channels: int, level: int) -> list[nn.Module]:
-            layers = [ResBlock(config, in_channels, out_channels, None, ops)]
-            if level in config.attention_levels:
-                layers.append(AttentionBlock(config, out_channels, ops))
-            return layers
-
+        self._skip_channels = [channels]  # of each input block, for a decoder
         for level, level_width in enumerate(widths):
             for _ in range(config.num_res_blocks):
-                self.input_blocks.append(Block(residual(channels, level_width, level)))
+                self.input_blocks.append(
+                    Block(self._residual(channels, level_width, level, ops)))
                 channels = level_width
-                skips.append(channels)
+                self._skip_channels.append(channels)
             if level < len(widths) - 1:
                 down = (ResBlock(config, channels, channels, "down", ops)
                         if config.resblock_updown else Downsample(channels, ops))
                 self.input_blocks.append(Block([down]))
-                skips.append(channels)
+                self._skip_channels.append(channels)
 
         self.middle_block = Block([ResBlock(config, channels, channels, None, ops),
                                    AttentionBlock(config, channels, ops),
                                    ResBlock(config, channels, channels, None, ops)])
 
-        self.output_blocks = nn.ModuleList()
-        for level, level_width in reversed(list(enumerate(widths))):
-            for i in range(config.num_res_blocks + 1):
-                layers = residual(channels + skips.pop(), level_width, level)
-                channels = level_width
-                if level > 0 and i == config.num_res_blocks:
-                    layers.append(ResBlock(config, channels, channels, "up", ops)
-                                  if config.resblock_updown else Upsample(channels, ops))
-                self.output_blocks.append(Block(layers))
-
-        self.out = nn.Sequential(ops.GroupNorm(config.norm_groups, channels), nn.SiLU(),
-                                 ops.Conv2d(channels, config.out_channels, 3, padding=1))
+    def _residual(self, in_channels: int, out_channels: int, level: int, ops) -> list[nn.Module]:
+        layers = [ResBlock(self.config, in_channels, out_channels, None, ops)]
+        if level in self.config.attention_levels:
+            layers.append(AttentionBlock(self.config, out_channels, ops))
+        return layers
 
     def embed(self, timesteps: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Timesteps and labels (int, NO_CLASS for none), each `[batch]`, -> `[batch, 4 width]`."""
@@ -239,6 +226,38 @@ class AdmUNet(nn.Module):
             label = self.label_emb(labels.clamp(min=0)).to(embedding.dtype)
             embedding = embedding + label * (labels != NO_CLASS)[:, None]
         return embedding
+
+    def features(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """What leaves the middle block: x `[batch, in_channels, height, width]` ->
+        `[batch, widths[-1], height / 2^(levels - 1), width / 2^(levels - 1)]`, rounded down."""
+        embedding = self.embed(timesteps, None, x.dtype)
+        for block in self.input_blocks:
+            x = block(x, embedding)
+        return self.middle_block(x, embedding)
+
+
+class AdmUNet(AdmTrunk):
+    """ADM U-Net.
+
+    `ops` supplies the weighted layers: `torch.nn`, or a host's drop-in replacement of it.
+    """
+
+    def __init__(self, config: AdmConfig, ops=nn):
+        super().__init__(config, ops)
+        widths, skips = config.widths, self._skip_channels
+        channels = widths[-1]
+        self.output_blocks = nn.ModuleList()
+        for level, level_width in reversed(list(enumerate(widths))):
+            for i in range(config.num_res_blocks + 1):
+                layers = self._residual(channels + skips.pop(), level_width, level, ops)
+                channels = level_width
+                if level > 0 and i == config.num_res_blocks:
+                    layers.append(ResBlock(config, channels, channels, "up", ops)
+                                  if config.resblock_updown else Upsample(channels, ops))
+                self.output_blocks.append(Block(layers))
+
+        self.out = nn.Sequential(ops.GroupNorm(config.norm_groups, channels), nn.SiLU(),
+                                 ops.Conv2d(channels, config.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None,
                 after_middle: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
