@@ -1,33 +1,34 @@
-"""Trains the models that the pack ships: `python -m demo.train judge | digits`.
+"""Trains the models that the pack ships: `python dev.py train RECIPE`.
 
-Every recipe is deterministic for one machine and thread count, and resumes where it stopped.
+Every recipe is deterministic for one machine and thread count. Those of diffusion models resume
+where they stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
-import time
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import trange
 
+from demo.avatars import ATTRIBUTES, AVATARS_SIZE, avatars
+from demo.avatars_reader import LAYOUT, READER_FILE, AvatarsReader
 from demo.data import DIGITS_SIZE, digits, split
+from demo.diffusion import MODELS, train_diffusion
 from demo.judge import JUDGE_FILE, Judge, shifted
-from guidance.adm import NO_CLASS, AdmConfig, AdmUNet
-from guidance.adm_checkpoint import ADM_HEADER, Schedule
-
-MODELS = Path(__file__).parent / "models"
-UNFINISHED = Path(__file__).parent / "unfinished"
+from guidance.adm import NO_CLASS, AdmConfig
+from guidance.adm_checkpoint import Schedule
 
 DIGITS = AdmConfig(image_size=DIGITS_SIZE, model_channels=32, channel_mult=(1, 2, 2),
                    num_res_blocks=1, attention_levels=(2,), num_classes=10, num_head_channels=32,
                    norm_groups=8, dropout=0.1)
+AVATARS = AdmConfig(image_size=AVATARS_SIZE, model_channels=32, channel_mult=(1, 2, 3),
+                    num_res_blocks=1, attention_levels=(2,), num_head_channels=32, norm_groups=8)
+AVATARS_COUNT = 20_000
+EVEN = dict.fromkeys(ATTRIBUTES, 0.5)  # so that a reader sees each attribute equally often
 
 
 def train_judge(iterations: int = 1200, batch: int = 128) -> None:
@@ -55,74 +56,62 @@ def train_judge(iterations: int = 1200, batch: int = 128) -> None:
     save_file(judge.state_dict(), JUDGE_FILE, {"held_out_accuracy": f"{hits:.4f}"})
 
 
-def train_digits(iterations: int = 8000, batch: int = 64, label_dropout: float = 0.12) -> None:
-    """Class-conditional ADM U-Net on all digits, noise prediction, exponential average."""
-    torch.manual_seed(0)
+def train_digits(label_dropout: float = 0.12) -> None:
+    """Class-conditional ADM U-Net on all digits."""
     images, labels = digits()
-    schedule = Schedule(kind="scaled_linear", start=0.00085, end=0.012, steps=1000)
-    signal = schedule.alphas_cumprod().float().sqrt()
-    noise_scale = (1 - schedule.alphas_cumprod()).float().sqrt()
-    # An error of the noise is an error of x0 times sigma: above sigma 5, weigh x0's error evenly.
-    weight = (schedule.sigmas().float() / 5).square().clamp(min=1)
 
-    model = AdmUNet(DIGITS).train()
-    torch.nn.init.zeros_(model.out[-1].weight)
-    torch.nn.init.zeros_(model.out[-1].bias)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
-    anneal = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1.0, (i + 1) / 200) * max(0.0, 1 - i / iterations))
-
-    UNFINISHED.mkdir(exist_ok=True)
-    checkpoint = UNFINISHED / "digits.pt"
-    parts = {"model": model, "average": average, "optimizer": optimizer, "anneal": anneal}
-    first, losses, seconds = 0, [], 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        first, losses, seconds = state["iteration"], state["losses"], state["seconds"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-
-    started = time.monotonic()
-    bar = trange(first, iterations, initial=first, total=iterations, desc="digits")
-    for i in bar:
-        torch.manual_seed(i + 1)
+    def draw(batch: int) -> tuple[Tensor, Tensor]:
         pick = torch.randint(len(images), (batch,))
-        x0, label = images[pick], labels[pick]
-        label = label.masked_fill(torch.rand(batch) < label_dropout, NO_CLASS)
-        t = torch.randint(schedule.steps, (batch,))
-        noise = torch.randn_like(x0)
-        x_t = signal[t, None, None, None] * x0 + noise_scale[t, None, None, None] * noise
-        with torch.autocast("cpu", torch.bfloat16):
-            prediction = model(x_t, t, label)
-        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        loss = (weight[t] * error).mean()
-        optimizer.zero_grad(set_to_none=True)
+        return images[pick], labels[pick].masked_fill(torch.rand(batch) < label_dropout, NO_CLASS)
+
+    train_diffusion("digits", DIGITS,
+                    Schedule(kind="scaled_linear", start=0.00085, end=0.012, steps=1000),
+                    "scikit-learn digits, bicubic to 16 x 16, grey", draw, iterations=8000,
+                    label_dropout=label_dropout)
+
+
+def train_avatars() -> None:
+    """Unconditional ADM U-Net on drawn faces with a long tail."""
+    images, _ = avatars(AVATARS_COUNT)
+
+    def draw(batch: int) -> tuple[Tensor, None]:
+        return images[torch.randint(len(images), (batch,))], None
+
+    train_diffusion("avatars", AVATARS,
+                    Schedule(kind="scaled_linear", start=0.00085, end=0.016, steps=1000),
+                    f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=4000)
+
+
+def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: int = 3000,
+                         batch: int = 128) -> None:
+    """The independent reader of rare attributes, on faces that the model never saw."""
+    torch.manual_seed(0)
+    images, attributes = avatars(count, seed=1, rates=EVEN)
+    reader = AvatarsReader().train()
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.05)
+    anneal = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    for i in trange(iterations, desc="avatars_reader"):
+        generator = torch.Generator().manual_seed(i)
+        pick = torch.randint(count, (batch,), generator=generator)
+        x0 = images[pick] + 0.03 * torch.randn(batch, *images.shape[1:], generator=generator)
+        features = reader.features(x0)
+        loss = F.binary_cross_entropy_with_logits(reader.head(features), attributes[pick].float())
+        layout = F.adaptive_avg_pool2d(images[pick], LAYOUT).flatten(1)
+        loss = loss + F.mse_loss(reader.layout(features), layout)
+        optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         anneal.step()
-        decay = min(0.999, (i + 1) / (i + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        losses.append(loss.item())
-        if i % 100 == 0:
-            bar.set_postfix(loss=f"{sum(losses[-500:]) / len(losses[-500:]):.4f}")
-        if (i + 1) % 500 == 0 or i + 1 == iterations:
-            spent = seconds + time.monotonic() - started
-            torch.save({name: part.state_dict() for name, part in parts.items()}
-                       | {"iteration": i + 1, "losses": losses, "seconds": spent}, checkpoint)
-            last = sum(losses[-500:]) / len(losses[-500:])
-            header = {"config": asdict(DIGITS), "schedule": asdict(schedule),
-                      "data": "scikit-learn digits, bicubic to 16 x 16, grey",
-                      "training": {"iterations": i + 1, "batch": batch, "seconds": round(spent),
-                                   "label_dropout": label_dropout, "loss": round(last, 5)}}
-            MODELS.mkdir(exist_ok=True)
-            save_file({k: v.half().contiguous() for k, v in average.state_dict().items()},
-                      MODELS / "digits.safetensors", {ADM_HEADER: json.dumps(header)})
+    unseen, truth = avatars(held_out, seed=2, rates=EVEN)
+    accuracy = (reader.eval().read(unseen) == truth).float().mean(0).tolist()
+    named = {name: f"{value:.4f}" for name, value in zip(ATTRIBUTES, accuracy, strict=True)}
+    print(f"avatars_reader: accuracy on {held_out} held-out faces {named}")
+    MODELS.mkdir(exist_ok=True)
+    save_file(reader.state_dict(), READER_FILE, {f"held_out_{k}": v for k, v in named.items()})
 
 
-RECIPES = {"judge": train_judge, "digits": train_digits}
+RECIPES = {"judge": train_judge, "digits": train_digits, "avatars": train_avatars,
+           "avatars_reader": train_avatars_reader}
 
 
 def main() -> None:
