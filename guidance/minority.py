@@ -110,6 +110,12 @@ def vp_factor(level: NoiseLevel) -> Tensor:
     return level.noise ** 2 / (level.signal * (level.signal ** 2 + level.noise ** 2).sqrt())
 
 
+def finite_mean(values: Tensor) -> float:
+    """The mean of those values that are finite, 0 where none is."""
+    values = values[values.isfinite()]
+    return float(values.mean()) if len(values) else 0.0
+
+
 class MinorityRun:
     """The state of one sampling run. The classifier's tensors must be ordinary ones."""
 
@@ -175,9 +181,7 @@ class MinorityRun:
         if not self._pushes:
             return MinorityFigures(self._passed, 0, 0, 0.0, 0.0, 0.0, 0)
         push, dropped = (torch.stack(column).cpu() for column in zip(*self._pushes, strict=True))
-        kept = push[~dropped & push.isfinite()]
         return MinorityFigures(
             passed=self._passed, pushed=int((~dropped).any(dim=1).sum()), computed=self._computed,
-            mean_push=float(kept.mean()) if len(kept) else 0.0,
-            first=float(self._log_c[0].mean()), last=float(self._log_c[-1].mean()),
-            dropped=int(dropped.sum()))
+            mean_push=finite_mean(push[~dropped]), first=finite_mean(self._log_c[0]),
+            last=finite_mean(self._log_c[-1]), dropped=int(dropped.sum()))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .limiter import limit, per_sample_norm
-from .minority import vp_factor
+from .minority import finite_mean, vp_factor
 from .noise_level import NoiseLevel
 from .step_window import Passed, StepWindow
 
@@ -141,9 +141,7 @@ class SelfGuidedRun:
         if not self._pushes:
             return SelfGuidedFigures(self._passed, 0, 0.0, 0.0, 0.0, 0)
         push, dropped = (torch.stack(column).cpu() for column in zip(*self._pushes, strict=True))
-        kept = push[~dropped & push.isfinite()]
         return SelfGuidedFigures(
             passed=self._passed, pushed=int((~dropped).any(dim=1).sum()),
-            mean_push=float(kept.mean()) if len(kept) else 0.0,
-            first=float(self._distance[0].mean()), last=float(self._distance[-1].mean()),
-            dropped=int(dropped.sum()))
+            mean_push=finite_mean(push[~dropped]), first=finite_mean(self._distance[0]),
+            last=finite_mean(self._distance[-1]), dropped=int(dropped.sum()))
