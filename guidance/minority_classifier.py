@@ -35,6 +35,14 @@ class FrozenExtractor(nn.Module):
         return self.trunk.features(x_vp, self.time(log_snr))
 
 
+def ordinary_copy(module: nn.Module, device: torch.device | str) -> nn.Module:
+    """A frozen copy in float32 that gradients can pass through, whatever mode the module was made
+    in."""
+    with torch.inference_mode(False), torch.no_grad():
+        copied = copy.deepcopy(module).to(device, torch.float32)
+        return copied.eval().requires_grad_(False)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MinorityClassifier:
     """p(class | x_t), and what its classes mean. Unknown figures are None."""
@@ -62,6 +70,8 @@ class MinorityClassifier:
 
     def logits(self, x_vp: Tensor, log_snr: Tensor) -> Tensor:
         """As `log_probs`, before the softmax."""
+        if x_vp.ndim == 5 and x_vp.shape[2] == 1:  # one frame of a video model
+            x_vp = x_vp.squeeze(2)
         if x_vp.ndim != 4 or x_vp.shape[1] != self.channels:
             raise ValueError(f"{self._called()} takes latents of {self.channels} channels, height "
                              f"and width; it was given {list(x_vp.shape[1:])}. Use a classifier "
@@ -72,24 +82,21 @@ class MinorityClassifier:
     def log_probs(self, x_vp: Tensor, log_snr: Tensor) -> Tensor:
         """log p(class | x_t) `[batch, classes]`, float32, differentiable in x_vp.
 
-        x_vp: x_t / sqrt(a^2 + s^2), `[batch, channels, height, width]`; log_snr: 2 log(a / s),
-        `[batch]`.
+        x_vp: x_t / sqrt(a^2 + s^2), `[batch, channels, (1,) height, width]`; log_snr:
+        2 log(a / s), `[batch]`.
         """
         return F.log_softmax(self.logits(x_vp, log_snr).float(), dim=1)
 
     def on(self, device: torch.device | str) -> MinorityClassifier:
         """A copy for one run: float32 weights on the device, through which gradients can pass."""
         with torch.inference_mode(False), torch.no_grad():
-            def ordinary(module: nn.Module) -> nn.Module:
-                module = copy.deepcopy(module).to(device, torch.float32)
-                return module.eval().requires_grad_(False)
-
             def tensor(values: Tensor | None) -> Tensor | None:
                 return None if values is None else values.clone().to(device, torch.float32)
 
             return replace(
-                self, net=ordinary(self.net), time=ordinary(self.time),
-                extractor=None if self.extractor is None else ordinary(self.extractor),
+                self, net=ordinary_copy(self.net, device), time=ordinary_copy(self.time, device),
+                extractor=(None if self.extractor is None
+                           else ordinary_copy(self.extractor, device)),
                 thresholds=tensor(self.thresholds))
 
     def check_space(self, space: str) -> None:
