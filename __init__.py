@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 
 WEB_DIRECTORY = "./web"
-MODULES = ("models", "memory", "novelty", "minority")
+MODULES = ("models", "memory", "novelty", "minority_score", "minority")
 
 log = logging.getLogger("uncommon")
 
