@@ -45,7 +45,8 @@ class ImageScorer:
     def __init__(self, model, vae, conditioning: list | None, *, distance: str, sigma: float,
                  draws: int, seed: int, batch: int, size: tuple[int, int], folder: Path,
                  count: int):
-        self.model, self.vae, self.size = model, vae, size
+        self.vae, self.size = vae, size
+        self.latent_format = model.get_model_object("latent_format")
         self.space, self.channels = feature_space(model)
         in_latents = distance in LATENT_DISTANCES
         measure = load_distance(distance, lpips_folders(), model.load_device)
@@ -90,9 +91,8 @@ class ImageScorer:
         """The images of this run. ValueError if there is none with a score."""
         if not self.members:
             raise ValueError("\n".join(["None of the images got a score.", *self._problems()]))
-        process = self.model.get_model_object("latent_format").process_out
         return ScoredImages.ranked(self.kept, self.members, pictures=self.pictures,
-                                   to_wire=process)
+                                   to_wire=self.latent_format.process_out)
 
     def report(self, images: ScoredImages) -> str:
         settings, scores = images.settings, images.scores
@@ -192,11 +192,11 @@ class ImageScorer:
                                                 f"{latents.shape[1]} channels") +
                 f", but the model works with {self.channels} channels. Connect the model's own "
                 "VAE.")
-        return self.model.model.process_latent_in(latents.float().cpu())
+        return self.latent_format.process_in(latents.float().cpu())
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Latents as the sampler sees them -> images `[batch, 3, height, width]` in [-1, 1]."""
-        wire = self.model.model.process_latent_out(latents.clone())  # some VAEs write into it
+        wire = self.latent_format.process_out(latents.clone())  # some VAEs write into it
         images = self.vae.decode(wire)
         images = images.reshape(len(latents), -1, *images.shape[-3:])[:, 0]  # video: first frame
         return (images[..., :3].movedim(-1, 1).float() * 2 - 1).clamp(-1, 1)

@@ -75,6 +75,7 @@ class HostDenoiser:
 
     def __init__(self, model, conditioning: list | None, sigma: float):
         self.model = model
+        self.latent_format = model.get_model_object("latent_format")
         self.conditioning = [[None, {}]] if conditioning is None else conditioning
         self.lacks_conditioning = conditioning is None and not isinstance(model.model, AdmModel)
         level = host_sigma(model.get_model_object("model_sampling"), sigma)
@@ -85,7 +86,7 @@ class HostDenoiser:
         guider = comfy.samplers.CFGGuider(self.model)
         guider.set_conds(self.conditioning, self.conditioning)
         guider.set_cfg(1.0)
-        start = self.model.model.process_latent_out(latents.clone())
+        start = self.latent_format.process_out(latents.clone())
         if not start.any():
             start = start + 1e-12  # the host does not shift a start that is all zero
         try:
@@ -98,4 +99,4 @@ class HostDenoiser:
                 raise ValueError(f"The model cannot be run without a conditioning ({error}). "
                                  "Connect one, such as an empty prompt.") from error
             raise
-        return self.model.model.process_latent_in(restored).to(latents)
+        return self.latent_format.process_in(restored).to(latents)
