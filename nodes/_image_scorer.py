@@ -164,9 +164,10 @@ class ImageScorer:
             self.kept.add(rows)
             self.new += len(rows)
             known |= {row.content_hash: row.score for row in rows}
+        noted = {picture.path for picture in unique.values()}
         self.kept.note_files((picture.path, picture.stamp, picture.content_hash)
                              for picture in waiting
-                             if picture.path and picture.content_hash in known)
+                             if picture.path not in {"", *noted} and picture.content_hash in known)
         for picture in waiting:
             key = picture.content_hash
             if key in known:

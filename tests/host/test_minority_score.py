@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +296,31 @@ def test_an_interrupted_folder_keeps_what_was_scored(fresh_host, tmp_path, drawi
     assert sum(evaluations) == 1 + 8
     assert len(run.outputs["score"][2]) == 32
     assert len(run.outputs["score"][1]) == 40
+
+
+def test_no_more_images_are_in_memory_than_are_scored_together(fresh_host, tmp_path, drawings,
+                                                               monkeypatch):
+    path = tmp_path / "many"
+    path.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(100):
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(
+            path / f"{number:02}.png")
+    module = fresh_host.pack("nodes._image_scorer")
+    crop, alive, most = module.centre_cropped, [], []
+
+    def counted(*args):
+        image = crop(*args)
+        alive.append(1)
+        weakref.finalize(image, alive.pop)
+        most.append(len(alive))
+        return image
+
+    monkeypatch.setattr(module, "centre_cropped", counted)
+    run = fresh_host.run(graph(folder=str(path), draws=1, show=1))
+    assert len(scored(run)) == 100
+    assert max(most) <= 16 + 2
+    assert len(most) == 100 + 2
 
 
 def test_only_the_ends_of_a_folder_are_shown(fresh_host, folder, drawings):
