@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,8 +20,8 @@ LAYOUT = 6
 class AvatarsReader(nn.Module):
     """Convolutional reader of 24 x 24 avatars with 64 features.
 
-    From the same features it also tells the picture at 6 x 6 pixels, so that they hold colours and
-    composition too: distances between features then see a broken face, not the attributes alone.
+    From the same features it also tells whether a face is intact, and the picture at 6 x 6 pixels,
+    so that distances between features see a broken face and other colours, not attributes alone.
     """
 
     def __init__(self, features: int = 64):
@@ -31,6 +32,7 @@ class AvatarsReader(nn.Module):
             nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Flatten(),
             nn.Dropout(0.2), nn.Linear(64 * (AVATARS_SIZE // 4) ** 2, features), nn.ReLU())
         self.head = nn.Linear(features, len(ATTRIBUTES))
+        self.intact = nn.Linear(features, 1)
         self.layout = nn.Linear(features, 3 * LAYOUT ** 2)
 
     @classmethod
@@ -51,3 +53,30 @@ class AvatarsReader(nn.Module):
     def read(self, images: Tensor) -> Tensor:
         """Images as in `features` -> the attributes each has, `[batch, 3]`, bool."""
         return torch.cat([self(part) for part in images.split(512)]) > 0
+
+    @torch.inference_mode()
+    def is_intact(self, images: Tensor) -> Tensor:
+        """Images as in `features` -> whether each is a whole face, `[batch]`, bool."""
+        return torch.cat([self.intact(self.features(part)) for part in images.split(512)])[:, 0] > 0
+
+
+def broken(images: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
+    """Each face `[batch, 3, size, size]` spoilt in one of three ways: a rectangle of it comes from
+    another face, it is blurred, or it is noisy."""
+    count, size = len(images), images.shape[-1]
+
+    def span() -> Tensor:
+        """A random stretch of the side for each image, a third of it at least: `[batch, size]`."""
+        low = torch.rand(count, 1, generator=generator) * 0.67
+        high = low + 0.33 + torch.rand(count, 1, generator=generator) * (0.67 - low)
+        place = (torch.arange(size) + 0.5) / size
+        return (place >= low) & (place <= high)
+
+    rectangle = (span()[:, :, None] & span()[:, None, :])[:, None]
+    noise = torch.randn(images.shape, generator=generator)
+    amount = torch.rand(count, 1, 1, 1, generator=generator) * 0.3 + 0.1
+    ways = torch.stack([torch.where(rectangle, others, images),
+                        F.avg_pool2d(images, 3, 1, 1, count_include_pad=False),
+                        images + amount * noise])
+    way = torch.randint(len(ways), (count,), generator=generator)
+    return ways[way, torch.arange(count)]

@@ -1,7 +1,7 @@
 """Trains the models that the pack ships: `python dev.py train RECIPE`.
 
-Every recipe is deterministic for one machine and thread count. Those of diffusion models resume
-where they stopped.
+Every recipe is deterministic for one machine and thread count. Those of diffusion models and of
+minority classifiers resume where they stopped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from torch import Tensor
 from tqdm import trange
 
 from demo.avatars import ATTRIBUTES, AVATARS_SIZE, avatars
-from demo.avatars_reader import LAYOUT, READER_FILE, AvatarsReader
+from demo.avatars_reader import LAYOUT, READER_FILE, AvatarsReader, broken
 from demo.data import DIGITS_SIZE, digits, split
-from demo.diffusion import MODELS, train_diffusion
+from demo.diffusion import MODELS, UNFINISHED, train_diffusion
+from demo.host import InProcessHost
 from demo.judge import JUDGE_FILE, Judge, shifted
+from demo.minority_classifier import ClassifierRecipe, train_classifier
 from guidance.adm import NO_CLASS, AdmConfig
 from guidance.adm_checkpoint import Schedule
 
@@ -82,9 +84,9 @@ def train_avatars() -> None:
                     f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=4000)
 
 
-def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: int = 3000,
+def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: int = 4000,
                          batch: int = 128) -> None:
-    """The independent reader of rare attributes, on faces that the model never saw."""
+    """The independent reader, on faces that the model never saw; half of them are broken."""
     torch.manual_seed(0)
     images, attributes = avatars(count, seed=1, rates=EVEN)
     reader = AvatarsReader().train()
@@ -92,11 +94,19 @@ def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: 
     anneal = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for i in trange(iterations, desc="avatars_reader"):
         generator = torch.Generator().manual_seed(i)
-        pick = torch.randint(count, (batch,), generator=generator)
-        x0 = images[pick] + 0.03 * torch.randn(batch, *images.shape[1:], generator=generator)
+        pick, other = torch.randint(count, (2, batch), generator=generator)
+        intact = torch.arange(batch) % 2 == 0
+        x0 = torch.where(intact[:, None, None, None], images[pick],
+                         broken(images[pick], images[other], generator))
+        x0 = x0 + 0.03 * torch.randn(x0.shape, generator=generator)
         features = reader.features(x0)
-        loss = F.binary_cross_entropy_with_logits(reader.head(features), attributes[pick].float())
-        layout = F.adaptive_avg_pool2d(images[pick], LAYOUT).flatten(1)
+        # What a broken face has of a rare attribute is known only where neither source has it.
+        known = intact[:, None] | ~(attributes[pick] | attributes[other])
+        loss = F.binary_cross_entropy_with_logits(
+            reader.head(features), attributes[pick].float(), weight=known.float())
+        loss = loss + F.binary_cross_entropy_with_logits(
+            reader.intact(features)[:, 0], intact.float())
+        layout = F.adaptive_avg_pool2d(x0, LAYOUT).flatten(1)
         loss = loss + F.mse_loss(reader.layout(features), layout)
         optimizer.zero_grad()
         loss.backward()
@@ -104,14 +114,24 @@ def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: 
         anneal.step()
     unseen, truth = avatars(held_out, seed=2, rates=EVEN)
     accuracy = (reader.eval().read(unseen) == truth).float().mean(0).tolist()
-    named = {name: f"{value:.4f}" for name, value in zip(ATTRIBUTES, accuracy, strict=True)}
+    spoilt = broken(unseen, unseen.roll(1, 0), torch.Generator().manual_seed(iterations))
+    accuracy += [(reader.is_intact(unseen).float().mean().item()),
+                 (~reader.is_intact(spoilt)).float().mean().item()]
+    named = {name: f"{value:.4f}" for name, value in
+             zip([*ATTRIBUTES, "intact", "broken"], accuracy, strict=True)}
     print(f"avatars_reader: accuracy on {held_out} held-out faces {named}")
     MODELS.mkdir(exist_ok=True)
     save_file(reader.state_dict(), READER_FILE, {f"held_out_{k}": v for k, v in named.items()})
 
 
+def train_avatars_minority() -> None:
+    """The shipped minority classifier of the avatars, in a real ComfyUI."""
+    host = InProcessHost(UNFINISHED / "avatars_minority")
+    train_classifier(host, ClassifierRecipe(), MODELS / "avatars_minority.safetensors")
+
+
 RECIPES = {"judge": train_judge, "digits": train_digits, "avatars": train_avatars,
-           "avatars_reader": train_avatars_reader}
+           "avatars_reader": train_avatars_reader, "avatars_minority": train_avatars_minority}
 
 
 def main() -> None:

@@ -1,0 +1,167 @@
+"""Rare avatars on demand: how rare, how good, and what it costs.
+
+    python dev.py bench minority [--part PART ...] [--jobs 2] [--report]
+
+Draws sets of images through the real KSampler, part by part, the most important first, and writes
+benchmarks/results/minority.json, .md and pictures after each part. What is drawn is kept (in
+benchmarks/work/), so it can be stopped and run again at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks import minority_scores
+from benchmarks.avatars_measures import COMPARED
+from benchmarks.chains import WORK, start_host
+from benchmarks.minority_report import write_report
+from benchmarks.minority_scores import ranking_file
+from benchmarks.minority_sets import BOOST, CANDIDATES, GUIDANCE, SELF, SHIPPED, Patch, Set, draw
+from demo.host import InProcessHost
+from demo.workflow import widget_defaults
+
+Defaults = dict[str, dict[str, Any]]
+"""The widgets of each of the three nodes with the values that the page gives them."""
+
+SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
+BETAS = (2.0, 5.0, 10.0, 20.0, 40.0)
+
+
+def by_class(defaults: Defaults, rarity: float, scale: float | None = None,
+             classifier: str = SHIPPED) -> Patch:
+    inputs = defaults[GUIDANCE] | {"rarity": rarity, "mode": "class"}
+    return Patch(node=GUIDANCE, classifier=classifier,
+                 inputs=inputs if scale is None else inputs | {"scale": scale})
+
+
+def mixed(defaults: Defaults, beta: float | None = None) -> Patch:
+    inputs = defaults[GUIDANCE] | {"mode": "mixed"}
+    return Patch(node=GUIDANCE, classifier=SHIPPED,
+                 inputs=inputs if beta is None else inputs | {"beta": beta})
+
+
+def other(defaults: Defaults, node: str, **inputs: Any) -> Patch:
+    return Patch(node=node, inputs=defaults[node] | inputs)
+
+
+def main_sets(defaults: Defaults) -> list[Set]:
+    return [Set(name="plain"),
+            *(Set(name=f"class, rarity {rarity:g}", patch=by_class(defaults, rarity))
+              for rarity in (99.0, 50.0, 0.0)),
+            Set(name="mixed", patch=mixed(defaults)),
+            Set(name="self-guided, backprop", patch=other(defaults, SELF, mode="backprop")),
+            Set(name="self-guided, free", patch=other(defaults, SELF, mode="free")),
+            Set(name="boost and skip", patch=other(defaults, BOOST))]
+
+
+def top_sets(defaults: Defaults) -> list[Set]:
+    return [Set(name="candidates", count=CANDIDATES)]
+
+
+def scale_sets(defaults: Defaults) -> list[Set]:
+    return [Set(name=f"class, rarity {rarity:g}, scale {scale:g}", count=COMPARED,
+                patch=by_class(defaults, rarity, scale))
+            for rarity in (99.0, 0.0) for scale in SCALES]
+
+
+def beta_sets(defaults: Defaults) -> list[Set]:
+    return [Set(name=f"mixed, beta {beta:g}", count=COMPARED, patch=mixed(defaults, beta))
+            for beta in BETAS]
+
+
+def free_sets(defaults: Defaults) -> list[Set]:
+    return [*(Set(name=f"self-guided, {mode}, scale {scale:g}, every {every}", count=COMPARED,
+                  patch=other(defaults, SELF, mode=mode, scale=scale, every_n_steps=every))
+              for mode, scale, every in (("backprop", 0.4, 1), ("backprop", 1.5, 5),
+                                         ("free", 0.4, 1), ("free", 1.5, 1))),
+            *(Set(name=f"boost and skip, gamma {gamma:g}, skip {skip}", count=COMPARED,
+                  patch=other(defaults, BOOST, gamma=gamma, skip=skip))
+              for gamma, skip in ((1.5, 1), (2.0, 2), (4.0, 3), (4.0, 8)))]
+
+
+PARTS: dict[str, Callable[[Defaults], list[Set]]] = {  # the most important first
+    "main": main_sets, "scale": scale_sets, "beta": beta_sets, "top": top_sets,
+    "free": free_sets}
+SCORED_PARTS = ("main", "top")
+
+
+@functools.cache
+def worker_host(folder: Path, threads: int) -> InProcessHost:
+    """The one host of a worker process; it finds the classifiers that this benchmark trained."""
+    host = start_host(folder / str(os.getpid()), threads)
+    import folder_paths
+
+    folder_paths.add_model_folder_path("minority_classifiers", str(WORK / "minority"))
+    return host
+
+
+def draw_set(folder: Path, threads: int, wanted: Set) -> int:
+    return draw(worker_host(folder, threads), wanted)
+
+
+def node_defaults(folder: Path, threads: int) -> Defaults:
+    nodes = worker_host(folder, threads).pack_nodes
+    return {name: widget_defaults(nodes[name].GET_NODE_INFO_V1())
+            for name in (GUIDANCE, SELF, BOOST)}
+
+
+def rank_faces(folder: Path, threads: int) -> None:
+    if not ranking_file().is_file():
+        rows = minority_scores.ranking(worker_host(folder, threads))
+        ranking_file().parent.mkdir(parents=True, exist_ok=True)
+        ranking_file().write_text(json.dumps(rows), "utf-8")
+
+
+def score_set(folder: Path, threads: int, wanted: Set) -> None:
+    """Minority scores as those that the shipped classifier learnt."""
+    if minority_scores.load_scores(wanted) is None:
+        minority_scores.score_set(worker_host(folder, threads), wanted)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python dev.py bench minority", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ["score", *PARTS]
+    parser.add_argument("--part", action="append", choices=names, help="only this part, or these")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
+                        help="processes that draw at once (default: one per core)")
+    parser.add_argument("--report", action="store_true", help="draw nothing, only report")
+    arguments = parser.parse_args()
+
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ProcessPoolExecutor(
+            arguments.jobs, multiprocessing.get_context("spawn")) as workers:
+        place = (Path(folder), threads)
+        defaults = workers.submit(node_defaults, *place).result()
+        for name in [] if arguments.report else arguments.part or names:
+            if name == "score":
+                workers.submit(rank_faces, *place).result()
+            else:
+                sets = PARTS[name](defaults)
+                in_parallel(workers, name, functools.partial(draw_set, *place), sets)
+                if name in SCORED_PARTS:
+                    in_parallel(workers, f"{name}: scores", functools.partial(score_set, *place),
+                                sets)
+            write_report({name: make(defaults) for name, make in PARTS.items()}, defaults)
+        write_report({name: make(defaults) for name, make in PARTS.items()}, defaults)
+
+
+def in_parallel(workers: ProcessPoolExecutor, title: str, work: Callable[[Set], Any],
+                sets: Sequence[Set]) -> None:
+    for _ in tqdm(workers.map(work, sets), desc=title, total=len(sets), unit="set"):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The figures of the sets that `benchmarks.minority` has drawn so far: JSON, tables, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.avatars_measures import AvatarsMeasure
+from benchmarks.minority_scores import DISTANCES, load_scores, ranking_file
+from benchmarks.minority_sets import CANDIDATES, GUIDANCE, Patch, Set, load
+from benchmarks.results import RESULTS, circumstances, command_line, write_json
+from demo.avatars import ATTRIBUTES
+
+COLUMNS = {"rare": "rare", **{name: name for name in ATTRIBUTES}, "several": "several",
+           "intact": "intact", "rare_intact": "rare and intact", "avgknn": "AvgkNN", "lof": "LOF",
+           "score": "score", "precision": "precision", "recall": "recall", "density": "density",
+           "coverage": "coverage", "seconds": "s/image"}
+SHOWN = 12  # images a row of the grids
+LEGEND = """
+Rare: share of images with a rare attribute (glasses, hat, side view; several: more than one of
+them), told by an independent reader. Intact: share that the reader takes for a whole face. AvgkNN
+(k = 5) and LOF (k = 20): against 5,000 drawn faces, larger is rarer. Score: mean minority score.
+Precision and recall (Kynkäänniemi et al.), density and coverage (Naeem et al.): k = 5, the first
+500 images against the 5,000. All in the reader's features; it saw neither the model's training
+faces nor anything generated. Seconds: of a batch of 50 images, by the image, measured while other
+sets were drawn on the other core.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    wanted: Set
+    images: Tensor
+    figures: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"method": self.wanted.name, "steps": self.wanted.steps,
+                "patch": None if self.wanted.patch is None else asdict(self.wanted.patch),
+                **{name: round(value, 4) for name, value in self.figures.items()}}
+
+
+def write_report(plan: Mapping[str, Sequence[Set]],
+                 defaults: Mapping[str, Mapping[str, Any]]) -> None:
+    """benchmarks/results/minority.json, .md and the pictures. plan: the sets of each part."""
+    measure = AvatarsMeasure()
+    parts = {name: measured(measure, sets) for name, sets in plan.items()}
+    if top := best_of(measure, parts.get("top", [])):
+        parts["main"].append(top)
+    ranks = json.loads(ranking_file().read_text("utf-8")) if ranking_file().is_file() else []
+    write_json("minority", {
+        "summary": summary({row.wanted.name: row.figures for row in parts["main"]}, ranks),
+        "ranking": ranks, "defaults": defaults,
+        "sets": {name: [row.as_json() for row in rows] for name, rows in parts.items()},
+        **circumstances(command_line("minority"))})
+    (RESULTS / "minority.md").write_text(text(parts, ranks), "utf-8")
+    by_rarity = {row.wanted.name: row for row in parts["main"]
+                 if row.wanted.patch is None or row.wanted.name.startswith("class, rarity")}
+    if len(by_rarity) > 1:
+        matplotlib.use("Agg")
+        grid(by_rarity)
+        densities(measure, by_rarity)
+        front(parts)
+
+
+def measured(measure: AvatarsMeasure, sets: Sequence[Set]) -> list[Row]:
+    rows = []
+    for wanted in sets:
+        drawn = load(wanted)
+        if drawn is None or len(drawn.images) < wanted.count:
+            continue
+        figures = measure.summary(drawn.images)
+        if (scores := load_scores(wanted)) is not None:
+            figures["score"] = scores.mean().item()
+        batch = len(drawn.images) / len(drawn.seconds)
+        figures["seconds"] = drawn.seconds.median().item() / batch
+        rows.append(Row(wanted, drawn.images, figures))
+    return rows
+
+
+def best_of(measure: AvatarsMeasure, rows: Sequence[Row]) -> Row | None:
+    """The rarest quarter of the candidates, by minority score."""
+    if not rows or (scores := load_scores(rows[0].wanted)) is None:
+        return None
+    kept = scores.topk(CANDIDATES // 4).indices
+    kept = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))]
+    images = rows[0].images[kept]
+    figures = measure.summary(images) | {"score": scores[kept].mean().item(),
+                                         "seconds": 4 * rows[0].figures["seconds"]}
+    return Row(replace(rows[0].wanted, name="rarest quarter of plain, by score",
+                       count=len(images)), images, figures)
+
+
+def summary(figures: Mapping[str, Mapping[str, float]], ranks: Sequence[Mapping]) -> dict:
+    """Flat headline figures; what is not drawn yet is left out."""
+    found = {}
+    plain = figures.get("plain")
+    if plain and (rare := figures.get("class, rarity 99")):
+        found |= {"rare_rate_ratio": rare["rare"] / plain["rare"],
+                  "rare_intact_ratio": rare["rare_intact"] / plain["rare_intact"],
+                  "precision_ratio": rare["precision"] / plain["precision"],
+                  "recall_ratio": rare["recall"] / plain["recall"],
+                  "seconds_ratio": rare["seconds"] / plain["seconds"]}
+    if plain and (common := figures.get("class, rarity 0")):
+        found["majority_precision_ratio"] = common["precision"] / plain["precision"]
+    if ranks:
+        found["score_auc"] = max(row["auc"] for row in ranks)
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def text(parts: Mapping[str, Sequence[Row]], ranks: Sequence[Mapping]) -> str:
+    lines = ["# Minority guidance on avatars", "", f"Made by `{command_line('minority')}`.", "",
+             *table(parts["main"]), "", LEGEND.strip(), ""]
+    titles = {"scale": "Scale", "beta": "Mixed mode", "free": "Without a classifier",
+              "ablation": "Other classifiers"}
+    for name, title in titles.items():
+        if parts.get(name):
+            lines += [f"## {title}", "", *table(parts[name]), ""]
+    if ranks:
+        lines += ["## Does the score rank rare above common?", "",
+                  "ROC AUC of \"has a rare attribute\" over 1,500 common and 500 rare faces, five "
+                  "noise draws each. Brackets: rank correlation of the common faces' scores with "
+                  "brightness, and with saturation.", "", *ranking_table(ranks), ""]
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Markdown."""
+    lines = [f"| method | n | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (2 + len(COLUMNS))}"]
+    for row in rows:
+        cells = [cell(row.figures.get(name)) for name in COLUMNS]
+        lines.append(f"| {row.wanted.name} | {len(row.images)} | {' | '.join(cells)} |")
+    return lines
+
+
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.{2 if value >= 1 else 3}f}"
+
+
+def ranking_table(ranks: Sequence[Mapping]) -> list[str]:
+    lines = [f"| sigma | {' | '.join(DISTANCES)} |", f"|{'---|' * (1 + len(DISTANCES))}"]
+    for sigma in sorted({row["sigma"] for row in ranks}):
+        found = {row["distance"]: row for row in ranks if row["sigma"] == sigma}
+        cells = [f"{row['auc']:.3f} ({row['with_brightness']:.2f}, {row['with_saturation']:.2f})"
+                 for row in map(found.get, DISTANCES)]
+        lines.append(f"| {sigma:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def grid(rows: Mapping[str, Row]) -> None:
+    """The same seeds in each row, as figures 4 and 6 of the paper."""
+    from matplotlib import pyplot
+
+    order = [name for name in ("class, rarity 0", "plain", "class, rarity 50", "class, rarity 99")
+             if name in rows]
+    figure, panels = pyplot.subplots(len(order), 1, figsize=(10, 0.95 * len(order)),
+                                     layout="constrained", squeeze=False)
+    for name, panel in zip(order, panels[:, 0], strict=True):
+        images = rows[name].images[:SHOWN].clamp(-1, 1).permute(2, 0, 3, 1)
+        panel.imshow((images.flatten(1, 2) + 1).numpy() / 2)
+        panel.set(xticks=[], yticks=[])
+        panel.set_ylabel(name.removeprefix("class, "), rotation=0, ha="right", va="center")
+    figure.savefig(RESULTS / "minority_grid.png", dpi=110)
+    pyplot.close(figure)
+
+
+def densities(measure: AvatarsMeasure, rows: Mapping[str, Row]) -> None:
+    """How LOF is distributed, as figure 5 of the paper."""
+    from matplotlib import pyplot
+
+    figure, panel = pyplot.subplots(figsize=(6.5, 4), layout="constrained")
+    lof = {name: measure.local_outlier_factor(row.images) for name, row in rows.items()}
+    edges = np.linspace(0.9, np.quantile(np.concatenate([*lof.values()]), 0.995), 60)
+    for name, values in lof.items():
+        panel.hist(values, edges, density=True, histtype="step", linewidth=1.8,
+                   label=name.removeprefix("class, "))
+    panel.set(xlabel="local outlier factor (larger: rarer)", ylabel="density")
+    panel.legend()
+    panel.grid(alpha=0.3)
+    figure.savefig(RESULTS / "minority_lof.png", dpi=110)
+    pyplot.close(figure)
+
+
+def front(parts: Mapping[str, Sequence[Row]]) -> None:
+    """Rate of rare images against precision: a line per method, a point per strength."""
+    from matplotlib import pyplot
+
+    def swept(patch: Patch | None) -> str | None:
+        if patch is None or patch.node != GUIDANCE:
+            return None
+        if patch.inputs["mode"] == "mixed":
+            return "mixed, beta varied"
+        return f"class at rarity {patch.inputs['rarity']:g}, scale varied"
+
+    lines: dict[str, list[Row]] = {}
+    for row in [*parts["scale"], *parts["beta"]]:
+        lines.setdefault(swept(row.wanted.patch), []).append(row)
+    figure, panel = pyplot.subplots(figsize=(7.5, 5), layout="constrained")
+    for name, rows in lines.items():
+        panel.plot([row.figures["precision"] for row in rows],
+                   [row.figures["rare"] for row in rows], "o-", label=name)
+    for row in parts["main"]:
+        if swept(row.wanted.patch) is None:
+            panel.plot(row.figures["precision"], row.figures["rare"], "s", label=row.wanted.name)
+    panel.set(xlabel="precision", ylabel="share of images with a rare attribute")
+    panel.legend(fontsize=8)
+    panel.grid(alpha=0.3)
+    figure.savefig(RESULTS / "minority_front.png", dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,143 @@
+"""Sets of avatars, drawn in batches through the host's own KSampler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.chains import WORK
+from demo.avatars import AVATARS_SIZE
+from demo.host import InProcessHost, Prompt
+from dev import ROOT
+
+MODELS = ROOT / "demo" / "models"
+MODEL = MODELS / "avatars.safetensors"
+SHIPPED = "avatars_minority"
+BATCH = 50
+STEPS = 50
+CANDIDATES = 4000  # plain images, of which "top k" keeps the rarest quarter
+SEED = 1_000_000  # item i of a set has the seed SEED + i; all sets have the same
+
+GUIDANCE, SELF, BOOST = ("UncommonMinorityGuidance", "UncommonSelfGuidedMinority",
+                         "UncommonBoostAndSkip")
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A node between the model and the sampler. classifier: a file's name without its ending."""
+
+    node: str
+    inputs: Inputs = field(default_factory=dict)
+    classifier: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Set:
+    """`count` images in batches of 50, by Euler's method with 50 steps, unless told otherwise."""
+
+    name: str
+    patch: Patch | None = None
+    count: int = 1000
+    steps: int = STEPS
+
+    @property
+    def file(self) -> Path:
+        """Where the images go. It depends on everything but name and count, and on the models."""
+        settings = asdict(replace(self, name="", count=0)) | {"model": content_hash(MODEL)}
+        if self.patch is not None and self.patch.classifier is not None:
+            settings["weights"] = content_hash(classifier_file(self.patch.classifier))
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return WORK / "minority" / f"{digest[:16]}.npz"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """images: `[count, 3, size, size]` in [-1, 1]; seconds: `[batches]`."""
+
+    images: Tensor
+    seconds: Tensor
+
+    def save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as target:
+            np.savez_compressed(target, images=self.images.half().numpy(),
+                                seconds=self.seconds.numpy())
+        unfinished.replace(file)
+
+
+def content_hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def classifier_file(name: str) -> Path:
+    """The shipped classifier, or one that this benchmark trained."""
+    shipped = MODELS / f"{name}.safetensors"
+    return shipped if shipped.is_file() else WORK / "minority" / f"{name}.safetensors"
+
+
+def load(wanted: Set) -> Drawn | None:
+    """What is there of a set, up to its count; None if nothing is."""
+    if not wanted.file.is_file():
+        return None
+    with np.load(wanted.file) as file:
+        return Drawn(torch.from_numpy(file["images"][:wanted.count]).float(),
+                     torch.from_numpy(file["seconds"][:-(-wanted.count // BATCH)]))
+
+
+def is_drawn(wanted: Set) -> bool:
+    drawn = load(wanted)
+    return drawn is not None and len(drawn.images) >= wanted.count
+
+
+def graph(wanted: Set, item: int, size: int = BATCH) -> Prompt:
+    """The graph of one batch, in the API format."""
+    nodes: dict[str, tuple[str, Mapping[str, Any]]] = {
+        "model": ("UncommonLoadADM", {"model_name": MODEL.stem}),
+        "none": ("UncommonClassConditioning", {"class_number": -1}),
+        "latent": ("EmptyLatentImage",
+                   {"width": AVATARS_SIZE, "height": AVATARS_SIZE, "batch_size": size}),
+        "sampled": ("KSampler", {
+            "model": ["model" if wanted.patch is None else "guided", 0], "positive": ["none", 0],
+            "negative": ["none", 0], "latent_image": ["latent", 0], "seed": SEED + item,
+            "steps": wanted.steps, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal",
+            "denoise": 1.0}),
+        "shown": ("PreviewAny", {"source": ["sampled", 0]}),
+    }
+    if wanted.patch is not None:
+        inputs = {"model": ["model", 0], **wanted.patch.inputs}
+        if wanted.patch.classifier is not None:
+            nodes["classifier"] = ("UncommonLoadMinorityClassifier",
+                                   {"classifier_name": wanted.patch.classifier})
+            inputs["classifier"] = ["classifier", 0]
+        nodes["guided"] = (wanted.patch.node, inputs)
+    return {name: {"class_type": kind, "inputs": dict(inputs)}
+            for name, (kind, inputs) in nodes.items()}
+
+
+def draw(host: InProcessHost, wanted: Set) -> int:
+    """Draws what is missing of a set, batch by batch, each kept at once; how many images."""
+    drawn = load(replace(wanted, count=10 ** 9))
+    images = [] if drawn is None else list(drawn.images.split(BATCH))
+    seconds = [] if drawn is None else drawn.seconds.tolist()
+    new = 0
+    for item in range(len(images), -(-wanted.count // BATCH)):
+        started = time.perf_counter()
+        run = host.run(graph(wanted, item))
+        seconds.append(time.perf_counter() - started)
+        images.append(run.outputs["sampled"][0]["samples"].float())
+        new += BATCH
+        Drawn(torch.cat(images), torch.tensor(seconds)).save(wanted.file)
+    return new
