@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 
 WEB_DIRECTORY = "./web"
-MODULES = ("models", "memory", "novelty", "minority_score", "minority")
+MODULES = ("models", "memory", "novelty", "minority_score", "minority_classifier", "minority")
 
 log = logging.getLogger("uncommon")
 

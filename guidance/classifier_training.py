@@ -10,6 +10,7 @@ stopped and resumed ends with the weights of one that was not, bit for bit.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -254,7 +255,8 @@ class ClassifierTraining:
         with torch.inference_mode(False), torch.no_grad():
             self.net.load_state_dict(state["net"])
             if state["optimizer"] is not None:
-                self._optimizer.load_state_dict(state["optimizer"])
+                # Copied out of inference mode, in which the tensors may have been read.
+                self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.iteration, self.losses = state["iteration"], list(state["losses"])
         self.warnings = list(state["warnings"])
         self.evaluations = [Evaluation(*one) for one in state["evaluations"]]

@@ -112,7 +112,8 @@ def test_resumed_equals_uninterrupted(tmp_path, stop):
     torch.save(part.state(), tmp_path / "state.pt")
 
     resumed = ClassifierTraining(images_by_brightness(), SHORT)
-    resumed.resume(torch.load(tmp_path / "state.pt", weights_only=True))
+    with torch.inference_mode():  # as nodes run
+        resumed.resume(torch.load(tmp_path / "state.pt", weights_only=True))
     assert resumed.iteration == stop
     for _ in resumed.run():
         pass
