@@ -191,7 +191,7 @@ class ClassifierTraining:
         with _autocast(self.device):
             if self.extractor is not None:
                 with torch.no_grad():
-                    x_vp = self.extractor(x_vp, log_snr)
+                    x_vp = self.extractor(x_vp, log_snr).float()
             return self.net(x_vp, self.time(log_snr)).float()
 
     def _answers(self, indices: Tensor, percent: Tensor) -> Tensor:
