@@ -81,7 +81,7 @@ def train_avatars() -> None:
 
     train_diffusion("avatars", AVATARS,
                     Schedule(kind="scaled_linear", start=0.00085, end=0.016, steps=1000),
-                    f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=4000)
+                    f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=8000)
 
 
 def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: int = 4000,

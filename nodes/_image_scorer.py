@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..guidance.distances import LATENT_DISTANCES, load_distance
-from ..guidance.minority_score import MinorityScorer
+from ..guidance.minority_score import MinorityScorer, default_sigma
 from ..guidance.scored_set import Scored, ScoredImages, ScoredSet, ScoreSettings
 from ._images import as_picture, centre_cropped, image_size, open_image
 from ._scorer import HostDenoiser, feature_space, log_snr_curve, lpips_folders
@@ -38,8 +38,9 @@ class Picture:
 class ImageScorer:
     """Scores images and folders with one MODEL, and keeps the scores.
 
-    size: (width, height) that images are cropped to; folder: where the scores are kept. Raises
-    ValueError, DistanceError, ScoredSetError; an interruption loses at most CHUNK images.
+    sigma: 0 for the default of the size; size: (width, height) that images are cropped to; folder:
+    where the scores are kept. Raises ValueError, DistanceError, ScoredSetError; an interruption
+    loses at most CHUNK images.
     """
 
     def __init__(self, model, vae, conditioning: list | None, *, distance: str, sigma: float,
@@ -48,6 +49,9 @@ class ImageScorer:
         self.vae, self.size = vae, size
         self.latent_format = model.get_model_object("latent_format")
         self.space, self.channels = feature_space(model)
+        if sigma == 0:
+            shrunk = self.latent_format.spacial_downscale_ratio
+            sigma = round(default_sigma(size[1] / shrunk, size[0] / shrunk), 4)
         in_latents = distance in LATENT_DISTANCES
         measure = load_distance(distance, lpips_folders(), model.load_device)
         self.scorer = MinorityScorer(

@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..guidance.distances import DISTANCES
-from ..guidance.minority_score import BATCH, DRAWS, SIGMA
+from ..guidance.minority_score import BATCH, DRAWS
 from . import _host
 from ._histogram import histogram
 from ._image_scorer import ImageScorer, chosen_size, load_member
@@ -64,11 +64,12 @@ class MinorityScore(io.ComfyNode):
                             "need a file, and the error says which. lpips_random needs none. l1, "
                             "l2: of pixels, which favours bright and colourful images."),
                 io.Float.Input(
-                    "sigma", default=SIGMA, min=0.001, max=1000.0, step=0.1, round=False,
+                    "sigma", default=0.0, min=0.0, max=1000.0, step=0.1, round=False,
                     optional=True,
                     tooltip="How much noise is put on the images: its standard deviation over "
-                            "theirs. It means the same for every model. Little noise judges "
-                            "details, much of it the whole."),
+                            "theirs. Little noise judges details, much of it the whole. 0: by the "
+                            "size of the latents, 1.6 for 64 x 64 and in proportion to the "
+                            "side."),
                 io.Int.Input(
                     "draws", default=DRAWS, min=1, max=1000, optional=True,
                     tooltip="How many times each image is tried, with other noise; the score is "
@@ -120,7 +121,7 @@ class MinorityScore(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, vae, image=(), conditioning=(None,), folder=("",), width=(0,),
-                height=(0,), distance=(DEFAULT_DISTANCE,), sigma=(SIGMA,), draws=(DRAWS,),
+                height=(0,), distance=(DEFAULT_DISTANCE,), sigma=(0.0,), draws=(DRAWS,),
                 seed=(0,), show=(16,), batch=(BATCH,)) -> io.NodeOutput:
         images = [one for one in image if one is not None]
         files = image_files(folder[0]) if folder[0] else []

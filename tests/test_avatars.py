@@ -1,4 +1,4 @@
-"""The drawn faces have the rare attributes that they are said to have, and the reader reads them."""
+"""Drawn faces have the rare attributes that they are said to have, and the reader reads them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from guidance.distances import load_distance
-from guidance.minority_score import MinorityScorer, flow_time, noise_for, same_answer
+from guidance.minority_score import (
+    MinorityScorer,
+    default_sigma,
+    flow_time,
+    noise_for,
+    same_answer,
+)
 from guidance.noise_level import NoiseLevel
 
 SIGMA = 0.5
@@ -145,3 +151,9 @@ def test_an_answer_tells_denoisers_apart_and_allows_for_rounding(latents):
 def test_an_answer_is_bounded(latents):
     large = torch.zeros(1, 3, 256, 256)
     assert len(scorer().answer(large)) <= 4097
+
+
+def test_default_noise_follows_the_side():
+    assert default_sigma(256, 256) == pytest.approx(6.4)
+    assert default_sigma(64, 64) == pytest.approx(1.6)
+    assert default_sigma(32, 128) == default_sigma(64, 64)

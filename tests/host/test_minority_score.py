@@ -108,7 +108,7 @@ def by_path(run) -> dict[str, float]:
 def test_a_folder_is_scored_once_and_then_found_again(fresh_host, folder, evaluations):
     first = fresh_host.run(graph(folder=str(folder)))
     assert first.outputs["score"][4].startswith(
-        "12 images at 16 x 16, latent_l2, sigma 6.4: 12 new, 0 scored already\nScore: rarest ")
+        "12 images at 16 x 16, latent_l2, sigma 0.4: 12 new, 0 scored already\nScore: rarest ")
     assert sum(evaluations) == 5 * (1 + 12)
     assert fresh_host.run(graph(folder=str(folder))).executed == []
 
