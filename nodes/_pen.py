@@ -41,10 +41,28 @@ class Pen:
         for x in np.arange(x0, x1, 8):
             self.path([(x, y), (min(x + 4, x1), y)], colour)
 
-    def text(self, x: float, y: float, text: str, size: int, colour, anchor: str) -> None:
-        """anchor: as PIL's, such as "lt" or "mm"."""
-        self.draw.text((x * SHARP, y * SHARP), text, colour,
-                       ImageFont.load_default(size * SHARP), anchor)
+    def dashed_upright(self, x: float, y0: float, y1: float, colour) -> None:
+        for y in np.arange(y0, y1, 8):
+            self.path([(x, y), (x, min(y + 4, y1))], colour)
+
+    def bar(self, x0: float, y0: float, x1: float, y1: float, colour) -> None:
+        """A filled box, a pixel wide at least."""
+        self.draw.rectangle([x0 * SHARP, y0 * SHARP, max(x0 + 1, x1) * SHARP, y1 * SHARP], colour)
+
+    def text(self, x: float, y: float, text: str, size: int, colour, anchor: str,
+             behind: str | None = None) -> None:
+        """anchor: as PIL's, such as "lt" or "mm"; behind: the colour of a box under the text."""
+        font, place = ImageFont.load_default(size * SHARP), (x * SHARP, y * SHARP)
+        if behind is not None:
+            self.draw.rectangle(self.draw.textbbox(place, text, font, anchor), behind)
+        self.draw.text(place, text, colour, font, anchor)
+
+    def upright(self, x: float, y: float, text: str, size: int, colour) -> None:
+        """Text that runs upwards, its middle at y."""
+        strip = Pen(math.ceil(self.width(text, size)), round(size * 1.4))
+        strip.text(strip.size[0] / 2, strip.size[1] / 2, text, size, colour, "mm")
+        turned = strip.picture.rotate(90, expand=True)
+        self.picture.paste(turned, (round(x * SHARP), round(y * SHARP - turned.height / 2)))
 
     def width(self, text: str, size: int) -> float:
         return ImageFont.load_default(size * SHARP).getlength(text) / SHARP
