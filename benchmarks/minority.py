@@ -29,12 +29,20 @@ from benchmarks.minority_report import write_report
 from benchmarks.minority_scores import ranking_file
 from benchmarks.minority_sets import BOOST, CANDIDATES, GUIDANCE, SELF, SHIPPED, Patch, Set, draw
 from demo.host import InProcessHost
+from demo.minority_classifier import ClassifierRecipe, train_classifier
 from demo.workflow import widget_defaults
 
 Defaults = dict[str, dict[str, Any]]
 """The widgets of each of the three nodes with the values that the page gives them."""
 
 SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
+OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
+    "2 classes": ClassifierRecipe(classes=2),
+    "10 classes": ClassifierRecipe(classes=10),
+    "100 classes": ClassifierRecipe(classes=100),
+    "a fifth of the data": ClassifierRecipe(count=4000),
+    "l1": ClassifierRecipe(distance="l1"),
+}
 BETAS = (2.0, 5.0, 10.0, 20.0, 40.0)
 
 
@@ -90,9 +98,15 @@ def free_sets(defaults: Defaults) -> list[Set]:
               for gamma, skip in ((1.5, 1), (2.0, 2), (4.0, 3), (4.0, 8)))]
 
 
+def other_classifiers(defaults: Defaults) -> list[Set]:
+    return [Set(name=f"rarity 99, {name}", count=COMPARED,
+                patch=by_class(defaults, 99.0, classifier=name.replace(" ", "-")))
+            for name in OTHER_CLASSIFIERS]
+
+
 PARTS: dict[str, Callable[[Defaults], list[Set]]] = {  # the most important first
     "main": main_sets, "scale": scale_sets, "beta": beta_sets, "top": top_sets,
-    "free": free_sets}
+    "free": free_sets, "ablation": other_classifiers}
 SCORED_PARTS = ("main", "top")
 
 
@@ -114,6 +128,15 @@ def node_defaults(folder: Path, threads: int) -> Defaults:
     nodes = worker_host(folder, threads).pack_nodes
     return {name: widget_defaults(nodes[name].GET_NODE_INFO_V1())
             for name in (GUIDANCE, SELF, BOOST)}
+
+
+def train_others(folder: Path, threads: int) -> None:
+    """The classifiers of the part "ablation", one after the other; each resumes."""
+    host = start_host(WORK / "minority" / "host", threads)
+    for name, recipe in OTHER_CLASSIFIERS.items():
+        target = WORK / "minority" / f"{name.replace(' ', '-')}.safetensors"
+        if not target.is_file():
+            train_classifier(host, recipe, target)
 
 
 def rank_faces(folder: Path, threads: int) -> None:
@@ -148,6 +171,8 @@ def main() -> None:
             if name == "score":
                 workers.submit(rank_faces, *place).result()
             else:
+                if name == "ablation":
+                    train_apart(train_others, *place)
                 sets = PARTS[name](defaults)
                 in_parallel(workers, name, functools.partial(draw_set, *place), sets)
                 if name in SCORED_PARTS:
@@ -155,6 +180,12 @@ def main() -> None:
                                 sets)
             write_report({name: make(defaults) for name, make in PARTS.items()}, defaults)
         write_report({name: make(defaults) for name, make in PARTS.items()}, defaults)
+
+
+def train_apart(work: Callable[..., None], *arguments: Any) -> None:
+    """In a process of its own, since its host has another folder."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+        worker.submit(work, *arguments).result()
 
 
 def in_parallel(workers: ProcessPoolExecutor, title: str, work: Callable[[Set], Any],

@@ -45,12 +45,19 @@ class Patch:
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """`count` images in batches of 50, by Euler's method with 50 steps, unless told otherwise."""
+    """`count` images in batches of 50, by an ancestral sampler as in the paper, and 50 steps."""
 
     name: str
     patch: Patch | None = None
     count: int = 1000
     steps: int = STEPS
+    sampler: str = "euler_ancestral"
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the classifier that it needs is trained."""
+        name = None if self.patch is None else self.patch.classifier
+        return name is None or classifier_file(name).is_file()
 
     @property
     def file(self) -> Path:
@@ -90,7 +97,7 @@ def classifier_file(name: str) -> Path:
 
 def load(wanted: Set) -> Drawn | None:
     """What is there of a set, up to its count; None if nothing is."""
-    if not wanted.file.is_file():
+    if not (wanted.is_possible and wanted.file.is_file()):
         return None
     with np.load(wanted.file) as file:
         return Drawn(torch.from_numpy(file["images"][:wanted.count]).float(),
@@ -112,15 +119,16 @@ def graph(wanted: Set, item: int, size: int = BATCH) -> Prompt:
         "sampled": ("KSampler", {
             "model": ["model" if wanted.patch is None else "guided", 0], "positive": ["none", 0],
             "negative": ["none", 0], "latent_image": ["latent", 0], "seed": SEED + item,
-            "steps": wanted.steps, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal",
-            "denoise": 1.0}),
+            "steps": wanted.steps, "cfg": 1.0, "sampler_name": wanted.sampler,
+            "scheduler": "normal", "denoise": 1.0}),
         "shown": ("PreviewAny", {"source": ["sampled", 0]}),
     }
     if wanted.patch is not None:
         inputs = {"model": ["model", 0], **wanted.patch.inputs}
         if wanted.patch.classifier is not None:
-            nodes["classifier"] = ("UncommonLoadMinorityClassifier",
-                                   {"classifier_name": wanted.patch.classifier})
+            name = wanted.patch.classifier
+            nodes["classifier"] = ("UncommonLoadMinorityClassifier", {
+                "classifier_name": name if name == SHIPPED else classifier_file(name).name})
             inputs["classifier"] = ["classifier", 0]
         nodes["guided"] = (wanted.patch.node, inputs)
     return {name: {"class_type": kind, "inputs": dict(inputs)}
