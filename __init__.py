@@ -10,7 +10,8 @@ import logging
 from collections.abc import Iterable
 
 WEB_DIRECTORY = "./web"
-MODULES = ("models", "memory", "novelty", "minority_score", "minority_classifier", "minority")
+MODULES = ("models", "memory", "novelty", "selection", "minority_score", "minority_classifier",
+           "minority")
 
 log = logging.getLogger("uncommon")
 
