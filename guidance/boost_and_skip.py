@@ -3,7 +3,8 @@
 Um, Kim and Ye, "Boost-and-Skip: A Simple Guidance-Free Diffusion for Minority Generation", ICML
 2025 (2502.06516). The initial noise is multiplied by gamma, and the first steps are left out, so
 that the model does not undo it. The published code does so in the variance-preserving process:
-x_vp = gamma n at the level of the first step that is taken.
+x_vp = gamma n at the level of the first step that is taken. It also keeps x0-hat of pixel models
+between -1 and 1, without which a model that never saw such noise leaves it in the image.
 """
 
 from __future__ import annotations

@@ -46,14 +46,18 @@ def self_guided_report(mode: str, scale: float, figures: SelfGuidedFigures) -> s
         f"{figures.last:.4f} at the last"])
 
 
-def boost_report(gamma: float, skip: int, before: float, after: float) -> str:
-    """gamma, skip: the inputs; before, after: sigma at which the run began, and begins now."""
+def boost_report(gamma: float, skip: int, clips: bool, before: list[float],
+                 after: list[float]) -> str:
+    """gamma, skip: the inputs; clips: whether x0-hat was kept between -1 and 1; before, after:
+    sigma at which the run began, and begins now, empty for a run without a schedule."""
     if gamma == 1 and skip == 0:
         return "Nothing done: gamma is 1 and skip is 0."
     parts = [] if gamma == 1 else [f"initial noise times {gamma:g}"]
     if skip:
         parts.append(f"first {skip} {'step' if skip == 1 else 'steps'} skipped: begins at sigma "
-                     f"{after:.4g} in place of {before:.4g}")
+                     f"{after[0]:.4g} in place of {before[0]:.4g}")
+    if clips:
+        parts.append("pixels kept in their range")
     text = ", ".join(parts)
     return text[0].upper() + text[1:]
 

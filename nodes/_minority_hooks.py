@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..guidance import boost_and_skip, minority
 from ..guidance.minority_report import boost_report, minority_report
 from . import _host
+from ._adm_model import PixelSpace
 from ._sampling_hooks import KEYS, SamplingHooks, levels, unfit
 
 
@@ -92,41 +92,50 @@ class MinorityHooks(SamplingHooks):
 
 
 class BoostHooks(SamplingHooks):
-    """The wrapper of one Boost and Skip node."""
+    """The wrappers of one Boost and Skip node."""
 
     title, key = "Boost and skip", KEYS + "boost_and_skip"
 
-    def __init__(self, gamma: float, skip: int, node_id: str):
+    def __init__(self, gamma: float, skip: int, clip: bool, node_id: str):
         super().__init__(None, node_id)
         self.gamma = gamma
         self.skip = skip
+        self.clip = clip
 
-    def attach(self, model):
-        patched = model.clone()
-        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, self.key, self.outer_sample)
-        return patched
+    def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
+        denoised = executor(x, timestep, model_options, seed)
+        clips = model_options.get("transformer_options", {}).get(self.key, {}).get(self)
+        return denoised.clamp(-1, 1) if clips else denoised
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None,
                      callback=None, disable_pbar=False, seed=None, latent_shapes=None):
-        model = executor.class_obj.model_patcher
+        guider = executor.class_obj
+        model = guider.model_patcher
         sampling = model.get_model_object("model_sampling")
         neutral = self.gamma == 1 and self.skip == 0
-        refusal = unfit(model, latent_shapes) or (None if neutral else boost_and_skip.refusal(
+        text = unfit(model, latent_shapes) or (None if neutral else boost_and_skip.refusal(
             noise, len(sigmas) - 1, self.skip, sigmas[:1].tolist(), float(sampling.sigma_max),
             denoise_mask is not None))
-        text = refusal
-        if refusal is None:
-            text = boost_report(self.gamma, self.skip, float(sigmas[0]),
-                                float(sigmas[self.skip]))
-            if not neutral:
-                self._note({"gamma": self.gamma, "skip": self.skip})
-                level = (_host.noise_level(sampling, sigmas[self.skip:self.skip + 1].cpu())
-                         if self.skip else None)
-                noise = boost_and_skip.boost(noise, self.gamma, level)
-                if self.skip and latent_image is not None:  # it would shine through at less noise
-                    latent_image = torch.zeros_like(latent_image)
-                sigmas = sigmas[self.skip:]
-        result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
-                          disable_pbar, seed, latent_shapes=latent_shapes)
+        changed = text is None and not neutral
+        clips = (changed and self.clip
+                 and isinstance(model.get_model_object("latent_format"), PixelSpace))
+        if text is None:
+            text = boost_report(self.gamma, self.skip, clips, sigmas[:1].tolist(),
+                                sigmas[self.skip:self.skip + 1].tolist())
+        if changed:
+            self._note({"gamma": self.gamma, "skip": self.skip, "clip": clips})
+            level = (_host.noise_level(sampling, sigmas[self.skip:self.skip + 1].cpu())
+                     if self.skip else None)
+            noise = boost_and_skip.boost(noise, self.gamma, level)
+            if self.skip and latent_image is not None:  # it would shine through at less noise
+                latent_image = torch.zeros_like(latent_image)
+            sigmas = sigmas[self.skip:]
+        runs = guider.model_options.setdefault("transformer_options", {}).setdefault(self.key, {})
+        runs[self] = clips
+        try:
+            result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
+                              disable_pbar, seed, latent_shapes=latent_shapes)
+        finally:
+            del runs[self]
         self._tell(text)
         return result

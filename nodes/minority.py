@@ -158,6 +158,11 @@ class BoostAndSkip(io.ComfyNode):
                     "skip", default=1, min=0, max=1000,
                     tooltip="How many of the sampler's first steps are left out. 0 changes "
                             "nothing. The paper has 3 of 250; one step of 20 is more than that."),
+                io.Boolean.Input(
+                    "clip", default=True, optional=True, advanced=True,
+                    tooltip="Keep the image that each step heads for between black and white, as "
+                            "the paper's code does; otherwise the stronger noise stays in it. For "
+                            "pixel-space models only; latents have no such range."),
             ],
             outputs=[io.Model.Output(tooltip="The model with the changed start, for any sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -165,8 +170,8 @@ class BoostAndSkip(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, gamma, skip) -> io.NodeOutput:
-        return io.NodeOutput(BoostHooks(gamma, skip, cls.hidden.unique_id).attach(model))
+    def execute(cls, model, gamma, skip, clip=True) -> io.NodeOutput:
+        return io.NodeOutput(BoostHooks(gamma, skip, clip, cls.hidden.unique_id).attach(model))
 
 
 NODES = [MinorityGuidance, SelfGuidedMinority, BoostAndSkip]

@@ -51,8 +51,8 @@ def test_refusals(changes, message):
 
 
 def test_report():
-    assert boost_report(1, 0, 14.6, 14.6) == "Nothing done: gamma is 1 and skip is 0."
-    assert boost_report(2.5, 0, 14.6, 14.6) == "Initial noise times 2.5"
-    assert boost_report(1, 2, 14.6, 7) == (
-        "First 2 steps skipped: begins at sigma 7 in place of 14.6")
-    assert "times 4, first 1 step skipped" in boost_report(4, 1, 14.6, 7)
+    assert boost_report(1, 0, False, [], []) == "Nothing done: gamma is 1 and skip is 0."
+    assert boost_report(2.5, 0, False, [14.6], [14.6]) == "Initial noise times 2.5"
+    assert boost_report(1, 2, True, [14.6], [7.0]) == (
+        "First 2 steps skipped: begins at sigma 7 in place of 14.6, pixels kept in their range")
+    assert "times 4, first 1 step skipped" in boost_report(4, 1, False, [14.6], [7.0])

@@ -546,7 +546,7 @@ def test_two_minority_nodes_in_a_row_add_up(fresh_host, graph):
 def test_metadata_says_what_was_done(fresh_host, graph):
     for kind, expected in (
             ("minority", {"class": 9, "classes": CLASSES, "mode": "class", "scale": 5.0}),
-            ("boost", {"gamma": 2.0, "skip": 1})):
+            ("boost", {"gamma": 2.0, "skip": 1, "clip": True})):
         run = fresh_host.run(graph(kind=kind))
         file = run.ui["saved"]["images"][0]["filename"]
         with Image.open(fresh_host.directory / "output" / file) as image:
@@ -559,8 +559,16 @@ def test_metadata_says_what_was_done(fresh_host, graph):
 def test_boosted_noise_reaches_the_model(fresh_host, draw, plain):
     """At gamma 2 and skip 0 the run is that of twice the noise."""
     drawn, told = draw(kind="boost", guidance={"gamma": 2.0, "skip": 0})
-    assert told == "Initial noise times 2"
+    assert told == "Initial noise times 2, pixels kept in their range"
     assert not torch.allclose(drawn, plain(kind="boost"), atol=1e-2)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 4.0])
+def test_stronger_noise_does_not_stay_in_the_image(draw, gamma):
+    kept, _ = draw(kind="boost", guidance={"gamma": gamma, "skip": 1}, steps=12)
+    assert kept.abs().max() <= 1.0 + 1e-5
+    left, told = draw(kind="boost", guidance={"gamma": gamma, "skip": 1, "clip": False}, steps=12)
+    assert left.abs().max() > 1.5 and "range" not in told
 
 
 def test_skipped_steps_are_not_run(fresh_host, graph):
