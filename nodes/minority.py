@@ -91,8 +91,8 @@ class SelfGuidedMinority(io.ComfyNode):
             category=MINORITY_CATEGORY,
             description="Rare images without a classifier: what the model restores badly from "
                         "noise is rare to it, and each n-th step is pushed there. Costs extra runs "
-                        "of the model: with the defaults about twice the time. On large "
-                        "text-to-image models it costs quality.",
+                        "of the model: with the defaults 1.6 times the time. On large text-to-image "
+                        "models it costs quality.",
             search_aliases=["minority", "rare", "rarity", "long tail", "unusual", "self-guidance",
                             "training-free", "SGMS"],
             inputs=[
@@ -144,8 +144,9 @@ class BoostAndSkip(io.ComfyNode):
             display_name="Boost and Skip",
             category=MINORITY_CATEGORY,
             description="Rare images for free: sampling starts from stronger noise and leaves out "
-                        "its first steps. Costs nothing, it saves steps; too much of it breaks "
-                        "images.",
+                        "its first steps. Costs nothing, it saves steps. Use it with a sampler that "
+                        "adds noise (Euler ancestral): others leave the stronger noise in the "
+                        "image.",
             search_aliases=["minority", "rare", "rarity", "initial noise", "noise scale",
                             "skip steps", "boost", "training-free"],
             inputs=[
@@ -153,7 +154,9 @@ class BoostAndSkip(io.ComfyNode):
                 io.Float.Input(
                     "gamma", default=2.0, min=0.0, max=20.0, step=0.05,
                     tooltip="What the initial noise is multiplied by. 1 changes nothing. The paper "
-                            "has 4 for faces and 2.5 for ImageNet, at 250 steps."),
+                            "has 4 for faces and 2.5 for ImageNet, at 250 ancestral steps. With "
+                            "Euler, DPM++ 2M and others that add no noise, more than 1.2 is seen "
+                            "as noise in the image."),
                 io.Int.Input(
                     "skip", default=1, min=0, max=1000,
                     tooltip="How many of the sampler's first steps are left out. 0 changes "
