@@ -13,6 +13,7 @@ from ._types import CATEGORY, NoveltyMemoryType
 
 COUNT, FRACTION = "count", "fraction"
 PERCENTILE, DISTANCE = "percentile", "distance"
+DIFFERENT, NOVEL = "Keep Most Different", "Keep Novel"
 
 
 def _sources() -> list:
@@ -44,7 +45,7 @@ class KeepMostDifferent(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="UncommonKeepMostDifferent",
-            display_name="Keep Most Different",
+            display_name=DIFFERENT,
             category=CATEGORY,
             description="Keeps the few of many images that stand best for all of them: groups "
                         "like images by k-medoids and keeps the middle one of each group.",
@@ -86,7 +87,7 @@ class KeepMostDifferent(io.ComfyNode):
         wanted = count[0] if keep[0] == COUNT else max(1, round(fraction[0] * len(candidates)))
         found = most_different(candidates.embedding, wanted)
         report = f"{found.report(wanted)}\nCompared: {candidates.compared}"
-        return io.NodeOutput(*_kept(cls, candidates, found.kept), found.medoid, report,
+        return io.NodeOutput(*_kept(DIFFERENT, candidates, found.kept), found.medoid, report,
                              ui=_shown(cls, report))
 
 
@@ -95,7 +96,7 @@ class KeepNovel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="UncommonKeepNovel",
-            display_name="Keep Novel",
+            display_name=NOVEL,
             category=CATEGORY,
             description="Drops images that are too near to one another, or to those in a novelty "
                         "memory, and keeps the others. If none is new, what follows does not run.",
@@ -110,7 +111,7 @@ class KeepNovel(io.ComfyNode):
                     "percentile", default=10.0, min=0.0, max=100.0, step=1.0,
                     tooltip="Too near is what is nearer than this percentage of the remembered "
                             "images are to their nearest; without a memory, of the images that "
-                            "came in. 0 drops only copies."),
+                            "came in."),
                 io.Float.Input(
                     "distance", default=0.22, min=0.0, max=10.0, step=0.01,
                     tooltip="Too near is what is nearer than this: root mean square difference of "
@@ -160,9 +161,8 @@ class KeepNovel(io.ComfyNode):
             limit, line = _limit(remembered, candidates.embedding, percentile[0])
             lines.append(line)
         found = novel(candidates.embedding, remembered, limit)
-        report = "\n".join([found.report(limit), *lines,
-                            f"Compared: {candidates.compared}"])
-        return io.NodeOutput(*_kept(cls, candidates, found.kept), report, ui=_shown(cls, report))
+        report = "\n".join([found.report(limit), *lines, f"Compared: {candidates.compared}"])
+        return io.NodeOutput(*_kept(NOVEL, candidates, found.kept), report, ui=_shown(cls, report))
 
 
 def _limit(remembered: Tensor, embedding: Tensor, percentile: float) -> tuple[float, str]:
@@ -174,10 +174,9 @@ def _limit(remembered: Tensor, embedding: Tensor, percentile: float) -> tuple[fl
     return 0.0, "There is nothing to take a percentile of, so only copies are dropped"
 
 
-def _kept(cls, candidates: Candidates, kept: list[int]) -> tuple:
+def _kept(name: str, candidates: Candidates, kept: list[int]) -> tuple:
     """The outputs images, latents and indices. An empty list would make the nodes that follow
-    fail, so where nothing is kept they are told not to run."""
-    name = cls.GET_SCHEMA().display_name
+    fail, so where nothing is kept they are told not to run. name: of the node."""
     return (candidates.images(kept, name), candidates.latents(kept, name),
             kept or ExecutionBlocker(None))
 
