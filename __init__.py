@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 WEB_DIRECTORY = "./web"
 MODULES = ("models", "memory", "novelty", "selection", "minority_score", "minority_classifier",
-           "minority")
+           "minority", "diversity")
 
 log = logging.getLogger("uncommon")
 

@@ -1,6 +1,6 @@
-"""How diverse a set of pictures is, and how it covers a reference set, from their features.
+"""How diverse a set of images is, and how it covers a reference set, from their features.
 
-All of it works in blocks: memory grows with the number of pictures, not with its square. Numbers
+All of it works in blocks: memory grows with the number of images, not with its square. Numbers
 agree with scikit-learn (LOF), PyOD (AvgkNN: KNN with method "mean") and prdc.
 
     python -m guidance.diversity FOLDER [--reference FOLDER] [--json FILE]
@@ -17,7 +17,7 @@ from .neighbours import Tick, nearest, silent, squared_blocks
 from .spectrum import mean_cosine, spread, vendi
 
 STRICT = 1 - 1e-9  # a point on a ball's surface is outside, however distances were rounded
-SAME_PICTURE = 0.05  # of the usual distance, `spread`, up to which two pictures are one
+SAME_PICTURE = 0.05  # of the usual distance, `spread`, up to which two images are one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifolds:
-    """Shares of balls hit (`prdc`); None: too few pictures in a set."""
+    """Shares of balls hit (`prdc`); None: too few images in a set."""
 
     precision: float | None = None
     recall: float | None = None
@@ -45,7 +45,7 @@ class Manifolds:
 class Against:
     """A set `[n]` compared with a reference `[m]`. nearest: `[n]`, distance to the reference;
     avg_knn, lof: `[n]`, by neighbours in the reference; own_*: `[m]`, the reference's own. None:
-    too few pictures."""
+    too few images."""
 
     count: int
     nearest: Tensor
@@ -59,8 +59,8 @@ class Against:
 @dataclass(frozen=True, kw_only=True)
 class Diversity:
     """What `measure` finds. nearest, neighbour: `[n]`, distance and index of the nearest other
-    picture; avg_knn, lof: `[n]`; spread: root mean square distance of two pictures; cosine: mean of
-    two pictures. None: too few pictures."""
+    image; avg_knn, lof: `[n]`; spread: root mean square distance of two images; cosine: mean of
+    two images. None: too few images."""
 
     settings: Settings
     count: int
@@ -76,12 +76,12 @@ class Diversity:
 
     @property
     def same(self) -> float:
-        """The distance up to which two pictures are called the same."""
+        """The distance up to which two images are called the same."""
         return SAME_PICTURE * (self.spread or 0.0)
 
     @property
     def twins(self) -> int:
-        """How many pictures have another one that is the same."""
+        """How many images have another one that is the same."""
         return 0 if self.nearest is None else int((self.nearest <= self.same).sum())
 
 
@@ -102,7 +102,7 @@ def measure(features: Tensor, reference: Tensor | None = None, settings: Setting
     against = None
     if reference is not None and len(reference):
         if reference.shape[1] != features.shape[1]:
-            raise ValueError(f"The pictures have {features.shape[1]} features, the reference has "
+            raise ValueError(f"The images have {features.shape[1]} features, the reference has "
                              f"{reference.shape[1]}. Take both from one feature extractor.")
         against = _against(features, distance, reference, settings, tick)
     return Diversity(
@@ -183,11 +183,11 @@ def prdc(real: Tensor, fake: Tensor, real_radius: Tensor | None, fake_radius: Te
     et al., 2020, eq. 3 and 4), as prdc computes them.
 
     real: `[m, dim]`; fake: `[n, dim]`; real_radius: `[m]`, fake_radius: `[n]`: distance of each
-    picture to the k-th nearest other one of its set, None where there are fewer.
+    image to the k-th nearest other one of its set, None where there are fewer.
     """
-    hit = torch.zeros(len(fake), dtype=torch.int64)  # real balls that a fake picture lies in
-    covered = torch.zeros(len(real), dtype=torch.bool)  # real balls with a fake picture inside
-    recalled = torch.zeros(len(real), dtype=torch.bool)  # real pictures inside a fake ball
+    hit = torch.zeros(len(fake), dtype=torch.int64)  # real balls that a fake image lies in
+    covered = torch.zeros(len(real), dtype=torch.bool)  # real balls with a fake image inside
+    recalled = torch.zeros(len(real), dtype=torch.bool)  # real images inside a fake ball
     for rows, columns, squared in squared_blocks(fake, real, tick):
         if real_radius is not None:
             inside = squared < real_radius[columns].square() * STRICT
@@ -209,7 +209,7 @@ def _share(flags: Tensor) -> float:
 
 
 def closest_pairs(found: Diversity, most: int) -> list[tuple[int, int, float]]:
-    """(index, index, distance) of the nearest neighbours that are closest, each picture once."""
+    """(index, index, distance) of the nearest neighbours that are closest, each image once."""
     if found.nearest is None:
         return []
     pairs, used = [], set()

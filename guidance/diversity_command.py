@@ -17,7 +17,7 @@ from .diversity_figures import Extras, Features
 from .diversity_report import as_json, text
 from .picture_features import PIXELS, pixel_features
 
-PIXELS_MEANING = "the colours of the picture, averaged over a grid of 16 x 16"
+PIXELS_MEANING = "the colours of the image, averaged over a grid of 16 x 16"
 LPIPS_WHY = "is computed by the node Diversity Report, not by this command"
 
 
@@ -55,10 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     defaults = Settings()
     parser = argparse.ArgumentParser(
         prog="python -m guidance.diversity",
-        description="Tells how diverse the pictures in a folder are, by their pixels.")
-    parser.add_argument("folder", type=Path, help="the pictures; folders inside are not searched")
+        description="Tells how diverse the images in a folder are, by their pixels.")
+    parser.add_argument("folder", type=Path, help="the images; folders inside are not searched")
     parser.add_argument("--reference", type=Path, metavar="FOLDER",
-                        help="pictures to compare with: precision, recall, density, coverage")
+                        help="images to compare with: precision, recall, density, coverage")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all numbers")
     for name, what in (("knn", "AvgkNN"), ("lof", "LOF"), ("manifold", "precision to coverage")):
         parser.add_argument(f"--k-{name}", type=_positive, default=getattr(defaults, f"k_{name}"),
@@ -77,7 +77,7 @@ def _positive(value: str) -> int:
 def _read(folder: Path) -> tuple[list[str], Tensor, list[str]]:
     """Names, pixel features `[n, dim]`, and what was left out. ValueError if nothing is there."""
     if not folder.is_dir():
-        raise ValueError(f'"{folder}" is no folder. Give the path of a folder of pictures.')
+        raise ValueError(f'"{folder}" is no folder. Give the path of a folder of images.')
     known = Image.registered_extensions()
     files = sorted(file for file in folder.iterdir()
                    if file.is_file() and file.suffix.lower() in known)
@@ -96,8 +96,8 @@ def _read(folder: Path) -> tuple[list[str], Tensor, list[str]]:
         counter(1)
     counter.end()
     if not names:
-        raise ValueError("\n".join([f'"{folder}" holds no picture that can be read. Give the path '
-                                    "of the folder that holds the pictures.", *left_out[:10]]))
+        raise ValueError("\n".join([f'"{folder}" holds no image that can be read. Give the path '
+                                    "of the folder that holds the images.", *left_out[:10]]))
     return names, torch.cat(features), left_out
 
 

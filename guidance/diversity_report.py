@@ -14,22 +14,22 @@ from .diversity_figures import Extras, Features, Figure, figures
 
 PAIRS = 6
 NAMED = 10  # of what was left out
-MOST_ROWS = 10000  # pictures whose own numbers go into the JSON
+MOST_ROWS = 10000  # images whose own numbers go into the JSON
 
 
 def text(found: Diversity, features: Features, names: Sequence[str], extras: Extras) -> str:
-    """The report in plain words. names: `[n]`, what the pictures are called."""
+    """The report in plain words. names: `[n]`, what the images are called."""
     against, all_figures = found.against, figures(found, extras)
-    lines = [_count(found.count, "picture") + (
-        "" if against is None else f", compared with {_count(against.count, 'reference picture')}")]
+    lines = [_count(found.count, "image") + (
+        "" if against is None else f", compared with {_count(against.count, 'reference image')}")]
     if found.count > 1 and float(found.nearest.max()) <= 1e-6 * max(1.0, found.spread):
-        lines.append("All pictures are the same, so far as these features can tell.")
+        lines.append("All images are the same, so far as these features can tell.")
     lines += ["", *map(_line, all_figures), *_pairs(found, names)]
     if extras.left_out:
-        lines += ["", f"{_count(len(extras.left_out), 'picture')} left out:",
+        lines += ["", f"{_count(len(extras.left_out), 'image')} left out:",
                   *extras.left_out[:NAMED], *["..."] * (len(extras.left_out) > NAMED)]
     lines += ["", "What this means",
-              f"Features: {features.name}, {features.dim} numbers for each picture "
+              f"Features: {features.name}, {features.dim} numbers for each image "
               f"({features.meaning}). All distances and similarities are between these, so compare "
               "only reports with the same features, and sets of about the same size."]
     if against is not None and not 0.5 <= found.count / against.count <= 2:
@@ -51,7 +51,7 @@ def table(found: Diversity, extras: Extras) -> str:
 
 
 def as_json(found: Diversity, features: Features, names: Sequence[str], extras: Extras) -> str:
-    """Everything: settings, figures, pairs, and each picture's own numbers, up to MOST_ROWS."""
+    """Everything: settings, figures, pairs, and each image's own numbers, up to MOST_ROWS."""
     against, history = found.against, extras.history
     columns: dict[str, Tensor | None] = {
         "avg_knn": found.avg_knn, "lof": found.lof, "nearest": found.nearest}
@@ -62,7 +62,7 @@ def as_json(found: Diversity, features: Features, names: Sequence[str], extras: 
         columns["history"] = history.distance
     known = {key: column.tolist() for key, column in columns.items() if column is not None}
     return json.dumps({
-        "pictures": found.count,
+        "count": found.count,
         "reference": 0 if against is None else against.count,
         "features": asdict(features),
         "settings": asdict(found.settings),
@@ -81,7 +81,7 @@ def as_json(found: Diversity, features: Features, names: Sequence[str], extras: 
 
 
 def pair_words(found: Diversity, distance: float) -> str:
-    """What to say of two pictures that are so far apart."""
+    """What to say of two images that are so far apart."""
     if distance <= found.same:
         return "the same picture"
     return f"{distance / found.spread:.0%} of the usual distance"
@@ -101,7 +101,7 @@ def _pairs(found: Diversity, names: Sequence[str]) -> list[str]:
     if not pairs:
         return []
     return ["", f"Closest pairs (up to {SAME_PICTURE:.0%} of the usual distance, the root mean "
-                "square of all pairs, two pictures are called the same):",
+                "square of all pairs, two images are called the same):",
             *(f"{names[i]} and {names[j]}: {pair_words(found, distance)}"
               for i, j, distance in pairs)]
 

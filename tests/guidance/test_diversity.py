@@ -232,7 +232,7 @@ def test_small_sets_say_what_is_missing(count, reference):
     for written in (text(found, ABOUT, names, Extras()), table(found, Extras())):
         assert "nan" not in written.lower()
         assert "None" not in written
-    assert json.loads(as_json(found, ABOUT, names, Extras()))["pictures"] == count
+    assert json.loads(as_json(found, ABOUT, names, Extras()))["count"] == count
 
 
 def test_equal_pictures():
@@ -243,7 +243,7 @@ def test_equal_pictures():
     assert found.lof.tolist() == pytest.approx([1.0] * 30)
     assert found.twins == 30
     assert found.against.manifolds.recall == 0
-    assert "All pictures are the same" in text(found, ABOUT, [""] * 30, Extras())
+    assert "All images are the same" in text(found, ABOUT, [""] * 30, Extras())
     assert "and : the same picture" in text(found, ABOUT, [""] * 30, Extras())
 
 
@@ -316,11 +316,11 @@ def test_the_report_tells_all_of_it():
                         novelty=torch.tensor([0.5, 0.5, 1.0] * 10)))
     names = [f"{i}.png" for i in range(30)]
     written = text(found, ABOUT, names, extras)
-    for part in ("30 pictures, compared with 25 reference pictures", "Mean LPIPS (alex): 0.25",
+    for part in ("30 images, compared with 25 reference images", "Mean LPIPS (alex): 0.25",
                  "Minority score: 2 (median of 3; largest 6; the scored reference's median: 0.5)",
                  'Distance to the history: 0.2 (median; smallest 0.1, of 9 in "mine"; newer than '
                  "50% of the history was)", "AvgkNN (k = 5): ", "LOF (k = 20): ",
-                 "1 picture left out:\ntorn.png: broken", "Features: pixels, 4 numbers"):
+                 "1 image left out:\ntorn.png: broken", "Features: pixels, 4 numbers"):
         assert part in written
     kept = json.loads(as_json(found, ABOUT, names, extras))
     assert kept["figures"]["lof"]["k"] == 20
@@ -360,13 +360,13 @@ def test_the_command_runs_in_the_packs_folder(folders):
          str(folders / "reference"), "--json", str(folders / "out.json")],
         cwd=ROOT, text=True, capture_output=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("9 pictures, compared with 7 reference pictures\n")
+    assert run.stdout.startswith("9 images, compared with 7 reference images\n")
     assert "2.png and 8.png: the same picture" in run.stdout
-    assert "1 picture left out:\ntorn.png: " in run.stdout
+    assert "1 image left out:\ntorn.png: " in run.stdout
     kept = json.loads((folders / "out.json").read_text("utf-8"))
-    assert kept["pictures"] == 9
+    assert kept["count"] == 9
     assert kept["figures"]["precision"]["value"] is not None
-    assert kept["figures"]["lof"]["missing"] == "needs 21 pictures or more, and there are 9"
+    assert kept["figures"]["lof"]["missing"] == "needs 21 images or more, and there are 9"
 
 
 def test_the_command_says_what_is_wrong(folders, capsys):
@@ -374,7 +374,7 @@ def test_the_command_says_what_is_wrong(folders, capsys):
     assert main([str(folders / "nowhere")]) == 1
     assert "is no folder" in capsys.readouterr().err
     assert main([str(folders / "set"), "--reference", str(folders / "empty")]) == 1
-    assert "holds no picture that can be read" in capsys.readouterr().err
+    assert "holds no image that can be read" in capsys.readouterr().err
     assert main([str(folders / "set"), "--json", str(folders)]) == 1
     assert "cannot be written" in capsys.readouterr().err
     with pytest.raises(SystemExit):

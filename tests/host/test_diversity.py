@@ -1,0 +1,278 @@
+"""Diversity Report in the host."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from demo.data import digits
+from demo.host import Interrupted, Prompt, RunFailed
+from guidance.distances import BACKBONES, Lpips
+from guidance.diversity import measure
+from guidance.picture_features import pixel_features
+
+REPORT, TABLE, JSON, PLOTS, PAIRS = range(5)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> torch.Tensor:
+    """Sixty digits as IMAGE `[60, 16, 16, 3]`, in the 8 bits of a file."""
+    images, _ = digits()
+    return (((images[:60] + 1) / 2).movedim(1, -1) * 255).round() / 255
+
+
+@pytest.fixture
+def folders(tmp_path, drawings):
+    """Thirty digits, and thirty others as the reference."""
+    for start, name in ((0, "set"), (30, "reference")):
+        (tmp_path / name).mkdir()
+        for number in range(start, start + 30):
+            Image.fromarray((drawings[number].numpy() * 255).round().astype(np.uint8)).save(
+                tmp_path / name / f"{number:02}.png")
+    return tmp_path
+
+
+def graph(more: dict | None = None, **inputs) -> Prompt:
+    nodes = {"report": ("UncommonDiversityReport", inputs)} | (more or {})
+    return {name: {"class_type": kind, "inputs": values} for name, (kind, values) in nodes.items()}
+
+
+def model_and_vae(more: dict | None = None) -> dict:
+    return {"model": ("UncommonLoadADM", {"model_name": "digits"}),
+            "vae": ("VAELoader", {"vae_name": "pixel_space"})} | (more or {})
+
+
+def memory(**inputs) -> tuple[str, dict]:
+    return ("UncommonNoveltyMemory", {"name": "test", "mode": "learn", "revision": -1,
+                                      "max_megabytes": 64} | inputs)
+
+
+def out(run, name: str = "report") -> list:
+    return run.outputs[name]
+
+
+def numbers(run) -> dict[str, float]:
+    return {key: one["value"] for key, one in json.loads(out(run)[JSON])["figures"].items()}
+
+
+@pytest.fixture
+def wire(fresh_host, monkeypatch):
+    """Makes a prompt with an input that is the given values, as a list, of a type."""
+    def prompt(values: list, name: str = "images", kind: str = "Image", **inputs) -> Prompt:
+        from comfy_api.latest import io
+
+        class Source(io.ComfyNode):
+            @classmethod
+            def define_schema(cls):
+                return io.Schema(node_id="TestSource", outputs=[getattr(io, kind).Output(
+                    is_output_list=True)], not_idempotent=True)
+
+            @classmethod
+            def fingerprint_inputs(cls):
+                return float("nan")
+
+            @classmethod
+            def execute(cls):
+                return io.NodeOutput(values)
+
+        import nodes
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "TestSource", Source)
+        fresh_host.restart()  # it keeps nodes, and so the one of an earlier prompt
+        return graph({"source": ("TestSource", {})}, **{name: ["source", 0]}, **inputs)
+    return prompt
+
+
+def test_folders_are_measured_by_their_pixels(fresh_host, folders, drawings):
+    run = fresh_host.run(graph(folder=str(folders / "set"), features="pixels",
+                               reference_folder=str(folders / "reference")))
+    features = pixel_features(drawings.movedim(-1, 1) * 2 - 1)
+    expected = measure(features[:30], features[30:])
+    found = numbers(run)
+    assert found["vendi"] == pytest.approx(expected.vendi, rel=1e-5)
+    assert found["avg_knn"] == pytest.approx(float(expected.avg_knn.mean()), rel=1e-5)
+    assert found["lof"] == pytest.approx(float(expected.lof.quantile(0.5)), rel=1e-5)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert found[name] == pytest.approx(getattr(expected.against.manifolds, name))
+    report = out(run)[REPORT]
+    assert report.startswith("30 images, compared with 30 reference images\n")
+    assert run.ui["report"]["text"][0] == report
+    assert len(run.ui["report"]["images"]) == 1
+    assert out(run)[TABLE].startswith("| measure | value |")
+    assert out(run)[PLOTS].shape == (1, 620, 1240, 3)
+    assert out(run)[PAIRS].shape == (1, 432, 990, 3)
+    assert fresh_host.run(graph(folder=str(folders / "set"), features="pixels",
+                                reference_folder=str(folders / "reference"))).executed == []
+
+
+def test_a_changed_folder_is_measured_again_and_torn_files_are_named(fresh_host, folders):
+    path = folders / "set"
+    fresh_host.run(graph(folder=str(path)))
+    (path / "copy.png").write_bytes((path / "07.png").read_bytes())
+    (path / "torn.png").write_bytes((path / "07.png").read_bytes()[:60])
+    report = out(fresh_host.run(graph(folder=str(path))))[REPORT]
+    assert report.startswith("31 images\n")
+    assert "07.png and copy.png: the same picture" in report
+    assert "1 image left out:\ntorn.png: " in report
+
+
+def test_images_of_several_sizes_and_one_that_is_no_number(fresh_host, wire, drawings):
+    broken = torch.full((1, 16, 16, 3), torch.nan)
+    large = drawings[5].repeat_interleave(3, 0).repeat_interleave(2, 1)[None]
+    alpha = torch.cat([drawings[6], torch.ones(16, 16, 1)], dim=-1)[None]
+    run = fresh_host.run(wire([drawings[:6], broken, large, alpha], features="pixels"))
+    report = out(run)[REPORT]
+    assert report.startswith("8 images\n")
+    assert "image 7: it has values that are no number" in report
+    assert "image 6 and image 8: the same picture" in report
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_images_say_what_is_missing(fresh_host, wire, drawings, count):
+    run = fresh_host.run(wire([drawings[:count]], features="lpips_random"))
+    report = out(run)[REPORT]
+    assert "LOF (k = 20): needs 21 images or more" in report
+    assert "AvgkNN (k = 5): needs 6 images or more" in report
+    assert ("Mean LPIPS (random): needs 2 images" in report) == (count == 1)
+    assert out(run)[PAIRS].shape == (1, 216, 660 if count == 5 else 330, 3)
+
+
+def test_lpips_is_that_of_all_pairs(fresh_host, wire, drawings):
+    run = fresh_host.run(wire([drawings[:4]], features="lpips_random", lpips_size=32))
+    views = torch.nn.functional.interpolate(
+        drawings[:4].movedim(-1, 1) * 2 - 1, (32, 32), mode="bilinear", antialias=True)
+    lpips = Lpips.untrained()
+    with torch.no_grad():
+        pairs = [float(lpips(views[[i]], views[[j]])) for i in range(4) for j in range(i)]
+    assert numbers(run)["lpips"] == pytest.approx(np.mean(pairs), rel=1e-4)
+
+
+def test_auto_takes_the_network_whose_file_is_here(fresh_host, wire, drawings, tmp_path,
+                                                   monkeypatch):
+    from torchvision.models import squeezenet1_1
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    run = fresh_host.run(wire([drawings[:6]]))
+    assert "Features: pixels, 768 numbers" in out(run)[REPORT]
+    assert f"{BACKBONES['squeeze'].url} (5 MB)" in out(run)[REPORT]
+    with pytest.raises(RunFailed, match="needs the file alexnet"):
+        fresh_host.run(wire([drawings[:6]], features="lpips_alex"))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        torch.save(squeezenet1_1().state_dict(), tmp_path / BACKBONES["squeeze"].file)
+    monkeypatch.setattr(fresh_host.pack("nodes._diversity_reader"), "lpips_folders",
+                        lambda: [tmp_path])
+    run = fresh_host.run(wire([drawings[:6]]))
+    assert "Features: lpips_squeeze, " in out(run)[REPORT]
+    assert "Mean LPIPS (squeeze): " in out(run)[REPORT]
+    assert numbers(run)["lpips"] > 0
+
+
+def test_clip_vision_is_taken_where_it_is_connected(fresh_host, wire, drawings):
+    from comfy.clip_vision import ClipVisionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        vision = ClipVisionModel({
+            "hidden_size": 32, "image_size": 28, "intermediate_size": 64, "num_channels": 3,
+            "num_attention_heads": 2, "num_hidden_layers": 2, "patch_size": 14,
+            "projection_dim": 24, "hidden_act": "quick_gelu", "model_type": "clip_vision_model"})
+        for parameter in vision.model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    prompt = wire([vision], "clip_vision", "ClipVision", images=["picture", 0])
+    prompt["picture"] = {"class_type": "EmptyImage", "inputs": {
+        "width": 20, "height": 30, "batch_size": 2, "color": 0xFF0000}}
+    run = fresh_host.run(prompt)
+    assert "Features: clip_vision, 24 numbers" in out(run)[REPORT]
+    assert "image 1 and image 2: the same picture" in out(run)[REPORT]
+    assert numbers(run)["vendi"] == pytest.approx(1, abs=1e-6)
+    extractor = fresh_host.pack("nodes._diversity_reader").Extractor("auto", vision, 64)
+    images = [drawings[:1], drawings[1:2], drawings[2:3, :12]]  # of two sizes: one by one
+    with torch.inference_mode():
+        one_by_one = extractor(images, counted=False)
+        together = extractor(images[:2], counted=False)
+    assert one_by_one.shape == (3, 24)
+    assert torch.allclose(one_by_one[:2], together, atol=1e-4)
+    assert torch.dist(*together) > 0.01
+
+
+def test_scores_of_several_sets_are_reported(fresh_host, folders):
+    def score(name):
+        return ("UncommonMinorityScore", {"model": ["model", 0], "vae": ["vae", 0], "draws": 1,
+                                          "folder": str(folders / name), "show": 1})
+    run = fresh_host.run(graph(
+        model_and_vae({"first": score("set"), "second": score("reference")}),
+        folder=str(folders / "set"), scored=["first", 0], scored_reference=["second", 0]))
+    scores = run.outputs["first"][0].scores
+    assert numbers(run)["minority_score"] == pytest.approx(float(scores.double().quantile(0.5)))
+    assert "(latent_l2 at sigma 0.4, 1 draws)" in out(run)[REPORT]
+    assert out(run)[PLOTS].shape == (1, 930, 1240, 3)
+
+
+def test_the_distance_to_what_a_memory_remembers(fresh_host, folders):
+    nodes = model_and_vae({
+        "memory": memory(),
+        "kept": ("UncommonRememberSamples", {
+            "model": ["model", 0], "memory": ["memory", 0], "vae": ["vae", 0],
+            "folder": str(folders / "reference"), "width": 16, "height": 16})})
+    run = fresh_host.run(graph(nodes, folder=str(folders / "set"), memory=["kept", 0],
+                               model=["model", 0], vae=["vae", 0]))
+    remembered = run.outputs["memory"][0].bank.at().embedding
+    assert len(remembered) == 30
+    report = json.loads(out(run)[JSON])
+    space = fresh_host.pack("nodes._novelty_hooks").latent_space(run.outputs["model"][0])
+    with Image.open(folders / "set" / "04.png") as image:
+        array = torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1)
+    expected = torch.cdist(space.embed(array.movedim(-1, 0)[None]), remembered).min()
+    assert report["images"][4]["name"] == "04.png"
+    assert report["images"][4]["history"] == pytest.approx(float(expected), rel=1e-3)
+    run = fresh_host.run(graph(nodes, folder=str(folders / "reference"), memory=["kept", 0],
+                               model=["model", 0], vae=["vae", 0]))
+    assert numbers(run)["history"] == pytest.approx(0, abs=1e-3)
+
+
+def test_what_this_run_has_just_remembered_is_no_history(fresh_host, novelty_graph):
+    def prompt(seed):
+        return novelty_graph(seed=seed, batch=2, more={"report": ("UncommonDiversityReport", {
+            "images": ["images", 0], "memory": ["memory", 0], "model": ["model", 0],
+            "vae": ["vae", 0]})})
+    first = fresh_host.run(prompt(0))
+    assert ("Distance to the history: the memory is empty but for these images"
+            in out(first)[REPORT])
+    second = fresh_host.run(prompt(1))
+    assert 'of 2 in "test"' in out(second)[REPORT]
+    assert numbers(second)["history"] > 0.01
+
+
+@pytest.mark.parametrize(("inputs", "message"), [
+    ({}, "Nothing to measure"),
+    ({"folder": "/no/such/folder"}, "is no folder on the computer"),
+    ({"folder": "{set}", "features": "clip_vision"}, "no CLIP vision model is connected"),
+    ({"folder": "{set}", "memory": ["memory", 0]}, "needs the model that it guides"),
+    ({"folder": "{torn}"}, "None of the images can be measured.\ntorn.png: "),
+])
+def test_what_cannot_be_measured_says_why(fresh_host, folders, inputs, message):
+    (folders / "torn").mkdir()
+    (folders / "torn" / "torn.png").write_bytes(b"no image")
+    inputs = {key: value.format(set=folders / "set", torn=folders / "torn")
+              if isinstance(value, str) else value for key, value in inputs.items()}
+    with pytest.raises(RunFailed) as failed:
+        fresh_host.run(graph({"memory": memory()}, **inputs))
+    assert failed.value.node_id == "report"
+    assert message in failed.value.message
+
+
+@pytest.mark.parametrize("at", [10, 45, 75])
+def test_it_can_be_cancelled_while_reading_and_comparing(fresh_host, folders, at):
+    def stop(node_id, step, steps):
+        assert steps == 60 + 120
+        if step >= at:
+            fresh_host.interrupt()
+
+    inputs = {"folder": str(folders / "set"), "reference_folder": str(folders / "reference")}
+    with pytest.raises(Interrupted):
+        fresh_host.run(graph(**inputs), on_progress=stop)
+    assert fresh_host.run(graph(**inputs)).executed == ["report"]
