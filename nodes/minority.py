@@ -91,8 +91,8 @@ class SelfGuidedMinority(io.ComfyNode):
             category=MINORITY_CATEGORY,
             description="Rare images without a classifier: what the model restores badly from "
                         "noise is rare to it, and each n-th step is pushed there. Costs extra runs "
-                        "of the model: with the defaults 1.6 times the time. On large text-to-image "
-                        "models it costs quality.",
+                        "of the model: with the defaults 1.6 times the time. On large "
+                        "text-to-image models it costs quality.",
             search_aliases=["minority", "rare", "rarity", "long tail", "unusual", "self-guidance",
                             "training-free", "SGMS"],
             inputs=[
@@ -144,9 +144,9 @@ class BoostAndSkip(io.ComfyNode):
             display_name="Boost and Skip",
             category=MINORITY_CATEGORY,
             description="Rare images for free: sampling starts from stronger noise and leaves out "
-                        "its first steps. Costs nothing, it saves steps. Use it with a sampler that "
-                        "adds noise (Euler ancestral): others leave the stronger noise in the "
-                        "image.",
+                        "its first steps. Costs nothing, it saves steps. Use it with a sampler "
+                        "that adds noise (Euler ancestral): others leave the stronger noise in "
+                        "the image.",
             search_aliases=["minority", "rare", "rarity", "initial noise", "noise scale",
                             "skip steps", "boost", "training-free"],
             inputs=[
