@@ -23,6 +23,7 @@ WIDTH, PANEL = 620, 310  # of a density; the map is as wide, and as high as all 
 LEFT, RIGHT, TOP, BOTTOM = 34, 30, 78, 62
 BINS = 480
 MOST_DOTS = 4000  # of a set; more would be one blot
+BOUNDLESS = 1e6  # a LOF beside copies
 THUMBNAIL, COLUMNS, CELL = 150, 3, (330, 216)
 
 
@@ -114,6 +115,7 @@ def _density(pen: Pen, box: Box, title: str, x_label: str, curves: Sequence[Curv
 
 def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
     """Where nearly all values of all sets lie, and some room."""
+    values = [one[one < BOUNDLESS] if (one < BOUNDLESS).any() else one for one in values]
     low = min(np.quantile(one, 0.005) for one in values)
     high = max(np.quantile(one, 0.98) for one in values)
     room = 0.12 * (high - low)
@@ -126,9 +128,12 @@ def _smoothed(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Kernel density at BINS places, with Silverman's bandwidth, from binned values."""
     counts, edges = np.histogram(values, BINS, (low, high))
     step = edges[1] - edges[0]
-    spread = np.subtract(*np.quantile(values, [0.75, 0.25])) / 1.34
-    spread = min(spread, values.std()) if spread > 0 else values[values <= high].std()
-    width = max(0.9 * spread * len(values) ** -0.2, 1.5 * step)
+    shown = values[(values >= low) & (values <= high)]
+    if not len(shown):
+        return np.zeros(BINS)
+    quartiles = np.subtract(*np.quantile(shown, [0.75, 0.25])) / 1.34
+    spread = min(quartiles, shown.std()) if quartiles > 0 else shown.std()
+    width = max(0.9 * spread * len(shown) ** -0.2, 1.5 * step)
     reach = math.ceil(4 * width / step)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / width) ** 2)
     smooth = np.convolve(counts, kernel / kernel.sum())[reach:reach + BINS]

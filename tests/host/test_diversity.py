@@ -140,6 +140,26 @@ def test_a_few_images_say_what_is_missing(fresh_host, wire, drawings, count):
     assert out(run)[PAIRS].shape == (1, 216, 660 if count == 5 else 330, 3)
 
 
+def orange(picture: torch.Tensor) -> torch.Tensor:
+    """Where IMAGE `[1, height, width, 3]` has the colour of the images' own dots and curves."""
+    return (picture[0] - torch.tensor([224, 102, 46]) / 255).abs().amax(-1) < 0.02
+
+
+@pytest.mark.parametrize("others", [0, 20])
+def test_copies_are_drawn(fresh_host, wire, drawings, others):
+    """Many: with others beside them their LOF has no bounds, and the curve has no width."""
+    images = torch.cat([drawings[:1].repeat(40, 1, 1, 1), drawings[1:1 + others]])
+    run = fresh_host.run(wire([images], features="pixels"))
+    plots = out(run)[PLOTS]
+    lof, dots = orange(plots[:, 390:560, 34:590]), orange(plots[:, 79:557, 655:1209])
+    assert lof.any(dim=0).sum() > (200 if others else 3)
+    assert dots.any()
+    report = out(run)[REPORT]
+    assert ("largest without bound" in report) == (others > 0)
+    assert ("All images are the same" in report) == (others == 0)
+    assert f"Images with a twin: 40 (of {40 + others})" in report
+
+
 def test_lpips_is_that_of_all_pairs(fresh_host, wire, drawings):
     run = fresh_host.run(wire([drawings[:4]], features="lpips_random", lpips_size=32))
     views = torch.nn.functional.interpolate(
