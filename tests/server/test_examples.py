@@ -7,16 +7,28 @@ import json
 import pytest
 from PIL import Image
 
+from benchmarks.minority_sets import SHIPPED as SHIPPED_CLASSIFIER
+from benchmarks.minority_sets import Set, graph
 from benchmarks.novelty import CFG, SHIPPED
+from demo.minority_classifier import write_faces
 from demo.workflow import bypass, find, to_api, widget_defaults
 from dev import ROOT
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 NOVELTY = ROOT / "example_workflows" / "novelty.json"
+MINORITY = ROOT / "example_workflows" / "minority.json"
+TRAINING = ROOT / "example_workflows" / "train_minority_classifier.json"
 
 
 def read(path):
     return json.loads(path.read_text("utf-8"))
+
+
+def titled(workflow, title, kind):
+    """The id of the only node of a type that has this title."""
+    [number] = [node["id"] for node in workflow["nodes"]
+                if (node["type"], node.get("title")) == (kind, title)]
+    return str(number)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +78,74 @@ def test_novelty_has_the_shipped_defaults(nodes):
     sampler = prompt[find(prompt, "KSampler")]["inputs"]
     assert (sampler["sampler_name"], sampler["steps"], sampler["scheduler"], sampler["cfg"]) == (
         SHIPPED.name, SHIPPED.steps, SHIPPED.scheduler, CFG)
+
+
+def test_minority_has_the_shipped_defaults(nodes):
+    """What the benchmark measures, and what the page sets, is what the example does."""
+    workflow = read(MINORITY)
+    prompt = to_api(workflow, nodes)
+    number = find(prompt, "UncommonMinorityGuidance")
+    guidance = prompt[number]["inputs"]
+    defaults = widget_defaults(nodes["UncommonMinorityGuidance"])
+    assert {name: guidance[name] for name in defaults} == defaults
+    loader = prompt[guidance["classifier"][0]]["inputs"]
+    assert loader["classifier_name"] == SHIPPED_CLASSIFIER
+    plain, rare = (prompt[titled(workflow, title, "KSampler")]["inputs"]
+                   for title in ("Plain faces", "Rare faces"))
+    assert rare["model"] == [number, 0]
+    assert plain == rare | {"model": guidance["model"]}
+    measured = graph(Set(name="plain"), 0)["sampled"]["inputs"]
+    for name in ("sampler_name", "steps", "scheduler", "cfg", "denoise"):
+        assert plain[name] == measured[name]
+
+
+def test_minority_shows_plain_and_rare_with_the_same_seeds(server, nodes):
+    workflow = read(MINORITY)
+
+    def drawn(workflow):
+        prompt = to_api(workflow, nodes)
+        for node in prompt.values():
+            if node["class_type"] == "KSampler":
+                node["inputs"]["steps"] = 3
+            elif node["class_type"] == "EmptyLatentImage":
+                node["inputs"]["batch_size"] = 2
+            elif node["class_type"] == "UncommonMinorityGuidance":
+                node["inputs"]["scale"] = 50.0
+        entry = server.run(prompt)
+        return [server.images(entry, titled(workflow, title, "PreviewImage"))
+                for title in ("Plain", "Rare")]
+
+    plain, rare = drawn(workflow)
+    assert len(plain) == len(rare) == 2
+    assert all(a != b for a, b in zip(plain, rare, strict=True))
+    assert drawn(bypass(workflow, "UncommonMinorityGuidance")) == [plain, plain]
+
+
+def test_training_takes_a_folder_in_place_of_images(server, nodes):
+    write_faces(server.directory / "input" / "my faces", 24)
+    prompt = to_api(read(TRAINING), nodes)
+    scoring = find(prompt, "UncommonMinorityScore")
+    del prompt[scoring]["inputs"]["image"]
+    prompt[scoring]["inputs"]["folder"] = "my faces"
+    prompt[find(prompt, "UncommonTrainMinorityClassifier")]["inputs"]["iterations"] = 10
+    saving = find(prompt, "UncommonSaveMinorityClassifier")
+    prompt[saving]["inputs"] |= {"name": "my faces", "overwrite": True}
+    entry = server.run(prompt)
+    [report] = entry["outputs"][scoring]["text"]
+    assert report.startswith("24 images at 24 x 24"), report
+    assert len(server.images(entry, find(prompt, "PreviewImage"))) == 24
+    assert server.images(entry, find(prompt, "SaveImage"))
+    saved = server.directory / "models" / "minority_classifiers" / "my faces.safetensors"
+    assert saved.is_file()
+
+
+def test_the_page_adds_no_control_to_seeds_that_shall_stay(nodes):
+    """Below an INT named seed the page puts "control after generate", set to randomize, unless the
+    node says otherwise: each run would then score and train anew."""
+    for name in ("UncommonMinorityScore", "UncommonTrainMinorityClassifier"):
+        inputs = nodes[name]["input"]
+        _, options = {**inputs["required"], **inputs.get("optional", {})}["seed"]
+        assert options.get("control_after_generate") is False, name
 
 
 def test_a_bypassed_node_passes_its_model_on(nodes):
