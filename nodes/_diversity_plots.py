@@ -109,13 +109,13 @@ def _density(pen: Pen, box: Box, title: str, x_label: str, curves: Sequence[Curv
         heights = box.bottom - shape / top * (box.bottom - box.top)
         pen.path([*zip(map(x, centres), heights, strict=True)], curve.colour, 2.5)
     beyond = sum(int((one > high).sum()) for one in values)
-    note = f"{x_label}; {beyond:,} lie beyond" if beyond else x_label
+    note = f"{x_label}; {beyond:,} farther right" if beyond else x_label
     pen.text((box.left + box.right) / 2, box.bottom + 42, note, 14, INK, "ms")
 
 
 def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
     """Where nearly all values of all sets lie, and some room."""
-    values = [one[one < BOUNDLESS] if (one < BOUNDLESS).any() else one for one in values]
+    values = [one[one < BOUNDLESS] for one in values if (one < BOUNDLESS).any()] or values
     low = min(np.quantile(one, 0.005) for one in values)
     high = max(np.quantile(one, 0.98) for one in values)
     room = 0.12 * (high - low)
