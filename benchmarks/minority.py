@@ -42,6 +42,7 @@ OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much dat
     "100 classes": ClassifierRecipe(classes=100),
     "a fifth of the data": ClassifierRecipe(count=4000),
     "l1": ClassifierRecipe(distance="l1"),
+    "from scratch": ClassifierRecipe(frozen=False, iterations=3000),
 }
 BETAS = (2.0, 5.0, 10.0, 20.0, 40.0)
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from demo.avatars import AVATARS_SIZE, avatars
 from demo.host import InProcessHost, Prompt
+from guidance.minority_checkpoint import load_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRecipe:
     """count: of faces to learn from, the first of those that the model was trained on; the rest
-    as the inputs of Minority Score and Train Minority Classifier."""
+    as the inputs of Minority Score and Train Minority Classifier. frozen: whether the classifier
+    reads the model's own encoder half, or is trained from scratch."""
 
     count: int = 20_000
     distance: str = "latent_l2"
     sigma: float = 0.6
     draws: int = 3
     classes: int = 20
-    iterations: int = 3000
+    iterations: int = 2500
     batch_size: int = 64
+    frozen: bool = True
 
     def prompt(self, faces: Path, name: str) -> Prompt:
         nodes = {
@@ -43,18 +46,21 @@ class ClassifierRecipe:
             "save": ("UncommonSaveMinorityClassifier", {
                 "classifier": ["train", 0], "name": name, "overwrite": True}),
         }
+        if self.frozen:
+            nodes["train"][1]["model"] = ["model", 0]
         return {key: {"class_type": kind, "inputs": inputs}
                 for key, (kind, inputs) in nodes.items()}
 
 
 def train_classifier(host: InProcessHost, recipe: ClassifierRecipe, target: Path) -> None:
-    """Writes the classifier to `target`; scores and the training are kept in the host's folders,
-    so that what was interrupted goes on."""
+    """Writes the classifier to `target`, in half precision. Scores and the training are kept in
+    the host's folders, so that what was interrupted goes on."""
     faces = write_faces(host.directory / "input" / f"avatars-{recipe.count}", recipe.count)
     run = host.run(recipe.prompt(faces, target.stem))
     print(run.outputs["score"][4])
+    made = host.directory / "models" / "minority_classifiers" / target.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(host.directory / "models" / "minority_classifiers" / target.name, target)
+    load_classifier(made).save(target, torch.float16)
 
 
 def write_faces(folder: Path, count: int) -> Path:
