@@ -35,7 +35,7 @@ from demo.workflow import widget_defaults
 Defaults = dict[str, dict[str, Any]]
 """The widgets of each of the three nodes with the values that the page gives them."""
 
-SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
+SCALES = (1.0, 2.0, 4.0, 8.0)
 OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
     "2 classes": ClassifierRecipe(classes=2),
     "10 classes": ClassifierRecipe(classes=10),
@@ -82,6 +82,7 @@ def scale_sets(defaults: Defaults) -> list[Set]:
     return [Set(name=f"class, rarity {rarity:g}, scale {scale:g}", count=COMPARED,
                 patch=by_class(defaults, rarity, scale))
             for rarity in (99.0, 0.0) for scale in SCALES]
+
 
 
 def beta_sets(defaults: Defaults) -> list[Set]:

@@ -25,7 +25,7 @@ COLUMNS = {"distinct_good": "D(128)", "distinct_good_1.3tau": "D at 1.3 tau", "g
            "density": "density", "coverage": "coverage", "vendi": "Vendi",
            "nearest_in_history": "to history", "seconds": "s/image"}
 SHORT = ("distinct_good", "good", "seconds")  # what the README shows
-README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/novelty.md -->\n).*"
+README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/novelty.md -->\n).*?"
                             "(?=<!-- end of figures -->)", re.DOTALL)
 COLOURS = ("0.6", "tab:orange", "tab:blue", "tab:cyan", "tab:green")
 FRONTS = (("ball", "radius"), ("net", "radius"), ("net", "strength"), ("exact", "strength"))

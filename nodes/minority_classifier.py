@@ -52,7 +52,7 @@ class TrainMinorityClassifier(io.ComfyNode):
                     "learning_rate", default=3e-4, min=1e-6, max=1.0, step=1e-6, round=False,
                     tooltip="At the start; it falls to 0 in a straight line."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xffffffffffffffff,
+                    "seed", default=0, min=0, max=2 ** 64 - 1, control_after_generate=False,
                     tooltip="The same seed gives the same classifier on the same machine."),
                 io.Float.Input(
                     "validation_share", default=0.05, min=0.0, max=0.5, step=0.01,

@@ -76,6 +76,7 @@ class MinorityScore(io.ComfyNode):
                             "the mean. More is steadier and slower."),
                 io.Int.Input(
                     "seed", default=0, min=0, max=2 ** 64 - 1, optional=True,
+                    control_after_generate=False,
                     tooltip="Chooses the noise. An image's score depends on it, but not on the "
                             "other images."),
                 io.Int.Input(
@@ -136,7 +137,7 @@ class MinorityScore(io.ComfyNode):
         scorer.add_folder(files)
         scored = scorer.result()
         report = scorer.report(scored)
-        picture = histogram(scored.scores.tolist(), f"{distance[0]} at sigma {sigma[0]:g}")
+        picture = histogram(scored.scores.tolist(), f"{distance[0]} at sigma {scored.settings.sigma:g}")
         _host.show_on_node(cls.hidden.unique_id, report)
         shown = ui.PreviewText(report).as_dict() | ui.PreviewImage(picture, cls=cls).as_dict()
         return io.NodeOutput(scored, scored.scores.tolist(),
