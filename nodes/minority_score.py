@@ -137,7 +137,8 @@ class MinorityScore(io.ComfyNode):
         scorer.add_folder(files)
         scored = scorer.result()
         report = scorer.report(scored)
-        picture = histogram(scored.scores.tolist(), f"{distance[0]} at sigma {scored.settings.sigma:g}")
+        picture = histogram(scored.scores.tolist(),
+                            f"{distance[0]} at sigma {scored.settings.sigma:g}")
         _host.show_on_node(cls.hidden.unique_id, report)
         shown = ui.PreviewText(report).as_dict() | ui.PreviewImage(picture, cls=cls).as_dict()
         return io.NodeOutput(scored, scored.scores.tolist(),
