@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,15 +14,21 @@ import torch
 from torch import Tensor
 
 from benchmarks.avatars_measures import AvatarsMeasure
-from benchmarks.minority_scores import DISTANCES, load_scores, ranking_file
+from benchmarks.minority_scores import DISTANCES, FACES_SEED, load_scores, ranking_file
 from benchmarks.minority_sets import CANDIDATES, GUIDANCE, Patch, Set, load
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
-from demo.avatars import ATTRIBUTES
+from demo.avatars import ATTRIBUTES, avatars
+from dev import ROOT
 
 COLUMNS = {"rare": "rare", **{name: name for name in ATTRIBUTES}, "several": "several",
            "intact": "intact", "rare_intact": "rare and intact", "avgknn": "AvgkNN", "lof": "LOF",
            "score": "score", "precision": "precision", "recall": "recall", "density": "density",
            "coverage": "coverage", "seconds": "s/image"}
+README = ROOT / "README.md"
+SHORT = ("rare", "intact", "precision", "recall", "avgknn", "seconds")  # what the README shows
+README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/minority.md -->\n).*?"
+                            "(?=<!-- end of figures -->)", re.DOTALL)
+REAL_COUNT = 9000  # drawn faces, of which 500 are rare
 SHOWN = 12  # images a row of the grids
 LEGEND = """
 Rare: share of images with a rare attribute (glasses, hat, side view; several: more than one of
@@ -53,13 +60,17 @@ def write_report(plan: Mapping[str, Sequence[Set]],
     parts = {name: measured(measure, sets) for name, sets in plan.items()}
     if top := best_of(measure, parts.get("top", [])):
         parts["main"].append(top)
+    drawn = drawn_faces(measure)
     ranks = json.loads(ranking_file().read_text("utf-8")) if ranking_file().is_file() else []
     write_json("minority", {
         "summary": summary({row.wanted.name: row.figures for row in parts["main"]}, ranks),
         "ranking": ranks, "defaults": defaults,
         "sets": {name: [row.as_json() for row in rows] for name, rows in parts.items()},
         **circumstances(command_line("minority"))})
-    (RESULTS / "minority.md").write_text(text(parts, ranks), "utf-8")
+    (RESULTS / "minority.md").write_text(text(parts, drawn, ranks), "utf-8")
+    readme = README.read_text("utf-8")
+    figures = "\n".join([*table([drawn[0], *parts["main"]], SHORT), ""])
+    README.write_text(README_FIGURES.sub(lambda _: figures, readme), "utf-8")
     by_rarity = {row.wanted.name: row for row in parts["main"]
                  if row.wanted.patch is None or row.wanted.name.startswith("class, rarity")}
     if len(by_rarity) > 1:
@@ -82,6 +93,14 @@ def measured(measure: AvatarsMeasure, sets: Sequence[Set]) -> list[Row]:
         figures["seconds"] = drawn.seconds.median().item() / batch
         rows.append(Row(wanted, drawn.images, figures))
     return rows
+
+
+def drawn_faces(measure: AvatarsMeasure) -> list[Row]:
+    """What real faces come to, and real faces that are rare: the best that a model can do."""
+    images, attributes = avatars(REAL_COUNT, seed=FACES_SEED)
+    rare = images[attributes.any(dim=1)]
+    return [Row(Set(name=name, count=len(some)), some, measure.summary(some))
+            for name, some in (("drawn", images[:1000]), ("drawn, rare ones only", rare))]
 
 
 def best_of(measure: AvatarsMeasure, rows: Sequence[Row]) -> Row | None:
@@ -114,9 +133,10 @@ def summary(figures: Mapping[str, Mapping[str, float]], ranks: Sequence[Mapping]
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def text(parts: Mapping[str, Sequence[Row]], ranks: Sequence[Mapping]) -> str:
+def text(parts: Mapping[str, Sequence[Row]], drawn: Sequence[Row], ranks: Sequence[Mapping]
+         ) -> str:
     lines = ["# Minority guidance on avatars", "", f"Made by `{command_line('minority')}`.", "",
-             *table(parts["main"]), "", LEGEND.strip(), ""]
+             *table([*drawn, *parts["main"]]), "", LEGEND.strip(), ""]
     titles = {"scale": "Scale", "beta": "Mixed mode", "free": "Without a classifier",
               "ablation": "Other classifiers"}
     for name, title in titles.items():
@@ -130,11 +150,12 @@ def text(parts: Mapping[str, Sequence[Row]], ranks: Sequence[Mapping]) -> str:
     return "\n".join(lines)
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[Row], figures: Sequence[str] = tuple(COLUMNS)) -> list[str]:
     """Markdown."""
-    lines = [f"| method | n | {' | '.join(COLUMNS.values())} |", f"|{'---|' * (2 + len(COLUMNS))}"]
+    titles = ["method", "n", *(COLUMNS[figure] for figure in figures)]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for row in rows:
-        cells = [cell(row.figures.get(name)) for name in COLUMNS]
+        cells = [cell(row.figures.get(figure)) for figure in figures]
         lines.append(f"| {row.wanted.name} | {len(row.images)} | {' | '.join(cells)} |")
     return lines
 

@@ -1,0 +1,110 @@
+"""The measures of the avatars on sets whose figures are known, and one small set drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import minority_report, minority_scores, minority_sets
+from benchmarks.avatars_measures import AvatarsMeasure
+from benchmarks.minority import BOOST, GUIDANCE, PARTS, SELF
+from benchmarks.minority_sets import BATCH, Drawn, Set, draw, is_drawn, load
+from demo.avatars import ATTRIBUTES, avatars
+from demo.avatars_reader import broken
+from demo.workflow import widget_defaults
+
+SMALL = Set(name="plain", count=BATCH, steps=2)
+
+
+@pytest.fixture(scope="module")
+def measure() -> AvatarsMeasure:
+    return AvatarsMeasure(real=1500)
+
+
+@pytest.fixture(scope="module")
+def faces() -> torch.Tensor:
+    return avatars(300, seed=8, rates=dict.fromkeys(ATTRIBUTES, 0.1))[0]
+
+
+def test_drawn_faces_are_intact_and_have_their_attributes(measure, faces):
+    figures = measure.summary(faces)
+    _, attributes = avatars(300, seed=8, rates=dict.fromkeys(ATTRIBUTES, 0.1))
+    for i, name in enumerate(ATTRIBUTES):
+        assert figures[name] == pytest.approx(attributes[:, i].float().mean().item(), abs=0.015)
+    assert figures["intact"] > 0.95
+    assert figures["precision"] > 0.85
+    assert all(math.isfinite(value) for value in figures.values())
+
+
+def test_broken_faces_are_found_out(measure, faces):
+    spoilt = broken(faces, faces.roll(1, 0), torch.Generator().manual_seed(0))
+    good, bad = measure.summary(faces), measure.summary(spoilt)
+    assert bad["intact"] < 0.2
+    assert bad["precision"] < good["precision"] - 0.1
+    assert bad["avgknn"] > good["avgknn"]
+
+
+def test_rare_faces_are_outliers(measure):
+    rates = dict.fromkeys(ATTRIBUTES, 0.0)
+    common = measure.summary(avatars(100, seed=9, rates=rates)[0])
+    rare = measure.summary(avatars(100, seed=9, rates=rates | {"side": 1.0, "hat": 1.0})[0])
+    assert rare["avgknn"] > 1.2 * common["avgknn"]
+    assert rare["lof"] > common["lof"]
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """An empty folder for sets."""
+    for module in (minority_sets, minority_scores):
+        monkeypatch.setattr(module, "WORK", tmp_path)
+    monkeypatch.setattr(minority_report, "RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path)
+    monkeypatch.setattr(minority_report, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(
+        "<!-- figures: from benchmarks/results/minority.md -->\n<!-- end of figures -->", "utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def bench_host(fresh_host):
+    fresh_host.load_extra("nodes_preview_any")
+    return fresh_host
+
+
+def test_a_set_goes_on_where_it_stopped(bench_host, work):
+    assert draw(bench_host, SMALL) == BATCH
+    first = load(SMALL).images
+    assert first.shape == (BATCH, 3, 24, 24) and is_drawn(SMALL)
+    larger = replace(SMALL, count=2 * BATCH)
+    assert not is_drawn(larger)
+    assert draw(bench_host, larger) == BATCH
+    assert torch.equal(load(larger).images[:BATCH], first)
+    assert torch.equal(load(SMALL).images, first)
+
+
+def test_the_score_ranks_rare_above_common(bench_host, work, monkeypatch):
+    monkeypatch.setattr(minority_scores, "SIGMAS", (0.6,))
+    rows = minority_scores.ranking(bench_host, common=24, rare=12)
+    best = {row["distance"]: row["auc"] for row in rows}
+    assert best["latent_l2"] > 0.85
+
+
+def test_report(bench_host, work, faces):
+    defaults = {name: widget_defaults(bench_host.pack_nodes[name].GET_NODE_INFO_V1())
+                for name in (GUIDANCE, SELF, BOOST)}
+    plan = {name: make(defaults)[:4] for name, make in PARTS.items()}
+    rare = avatars(300, seed=8, rates=dict.fromkeys(ATTRIBUTES, 0.5))[0]
+    for wanted in plan["main"]:
+        images = (rare if "99" in wanted.name else faces).repeat(4, 1, 1, 1)[:wanted.count]
+        Drawn(images, torch.ones(wanted.count // BATCH)).save(wanted.file)
+    minority_report.write_report(plan, defaults)
+    written = json.loads((work / "minority.json").read_text("utf-8"))
+    assert len(written["sets"]["main"]) == len(plan["main"])
+    assert written["summary"]["rare_rate_ratio"] > 2
+    assert (work / "minority_grid.png").is_file()
+    for file in ("minority.md", "README.md"):
+        assert "| plain | 1000 |" in (work / file).read_text("utf-8")
