@@ -44,12 +44,13 @@ OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much dat
     "l1": ClassifierRecipe(distance="l1"),
     "from scratch": ClassifierRecipe(frozen=False, iterations=3000),
 }
-BETAS = (2.0, 5.0, 10.0, 20.0, 40.0)
+BETAS = (1.0, 3.0, 6.0, 12.0)
 
 
 def by_class(defaults: Defaults, rarity: float, scale: float | None = None,
              classifier: str = SHIPPED) -> Patch:
     inputs = defaults[GUIDANCE] | {"rarity": rarity, "mode": "class"}
+    del inputs["beta"]  # of the other mode
     return Patch(node=GUIDANCE, classifier=classifier,
                  inputs=inputs if scale is None else inputs | {"scale": scale})
 

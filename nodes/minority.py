@@ -49,7 +49,7 @@ class MinorityGuidance(io.ComfyNode):
                     tooltip="class: towards the class that rarity names. mixed: rarer than now, "
                             "wherever that is; its strength is beta."),
                 io.Float.Input(
-                    "beta", default=1.0, min=-100.0, max=100.0, step=0.1, optional=True,
+                    "beta", default=3.0, min=-100.0, max=100.0, step=0.1, optional=True,
                     advanced=True,
                     tooltip="How strongly mode mixed pushes: images are drawn in proportion to "
                             "their minority score to the power of beta. 0 pushes nothing; below 0 "
@@ -73,7 +73,7 @@ class MinorityGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, classifier, rarity, scale, start_percent, end_percent, mode, beta=1.0,
+    def execute(cls, model, classifier, rarity, scale, start_percent, end_percent, mode, beta=3.0,
                 class_number=-1, every_n_steps=1, form="score") -> io.NodeOutput:
         options = MinorityOptions(
             rarity=rarity, scale=scale, start_percent=start_percent, end_percent=end_percent,
