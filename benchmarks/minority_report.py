@@ -70,7 +70,7 @@ def write_report(plan: Mapping[str, Sequence[Set]],
     (RESULTS / "minority.md").write_text(text(parts, drawn, ranks), "utf-8")
     readme = README.read_text("utf-8")
     figures = "\n".join([*table([drawn[0], *parts["main"]], SHORT), ""])
-    README.write_text(README_FIGURES.sub(lambda _: figures, readme), "utf-8")
+    README.write_text(README_FIGURES.sub(lambda _: figures, readme, count=1), "utf-8")
     by_rarity = {row.wanted.name: row for row in parts["main"]
                  if row.wanted.patch is None or row.wanted.name.startswith("class, rarity")}
     if len(by_rarity) > 1:
@@ -161,7 +161,9 @@ def table(rows: Sequence[Row], figures: Sequence[str] = tuple(COLUMNS)) -> list[
 
 
 def cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.{2 if value >= 1 else 3}f}"
+    if value is None:
+        return ""
+    return f"{value:.{2 if value >= 1 else 3 if value >= 0.02 else 4}f}"
 
 
 def ranking_table(ranks: Sequence[Mapping]) -> list[str]:

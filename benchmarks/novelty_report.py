@@ -183,7 +183,8 @@ def update_readme(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
         readme = ROOT / "README.md"
         lines = table(groups, defaults, spread=True, figures=SHORT)
         text = "\n".join([*lines, ""])
-        readme.write_text(README_FIGURES.sub(lambda _: text, readme.read_text("utf-8")), "utf-8")
+        written = README_FIGURES.sub(lambda _: text, readme.read_text("utf-8"), count=1)
+        readme.write_text(written, "utf-8")
 
 
 def tables(groups: Sequence[Group], summary: dict[str, Any], defaults: dict[str, Any],

@@ -65,7 +65,8 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path)
     monkeypatch.setattr(minority_report, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text(
-        "<!-- figures: from benchmarks/results/minority.md -->\n<!-- end of figures -->", "utf-8")
+        "<!-- figures: from benchmarks/results/minority.md -->\n<!-- end of figures -->\nOther "
+        "figures stay.\n<!-- end of figures -->", "utf-8")
     return tmp_path
 
 
@@ -108,3 +109,4 @@ def test_report(bench_host, work, faces):
     assert (work / "minority_grid.png").is_file()
     for file in ("minority.md", "README.md"):
         assert "| plain | 1000 |" in (work / file).read_text("utf-8")
+    assert "Other figures stay." in (work / "README.md").read_text("utf-8")
