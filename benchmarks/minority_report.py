@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.avatars_measures import AvatarsMeasure
 from benchmarks.minority_scores import DISTANCES, FACES_SEED, load_scores, ranking_file
 from benchmarks.minority_sets import CANDIDATES, GUIDANCE, Patch, Set, load
-from benchmarks.results import RESULTS, circumstances, command_line, write_json
+from benchmarks.results import RESULTS, circumstances, write_json
 from demo.avatars import ATTRIBUTES, avatars
 from dev import ROOT
 
@@ -24,6 +24,7 @@ COLUMNS = {"rare": "rare", **{name: name for name in ATTRIBUTES}, "several": "se
            "intact": "intact", "rare_intact": "rare and intact", "avgknn": "AvgkNN", "lof": "LOF",
            "score": "score", "precision": "precision", "recall": "recall", "density": "density",
            "coverage": "coverage", "seconds": "s/image"}
+COMMAND = "python dev.py bench minority"
 README = ROOT / "README.md"
 SHORT = ("rare", "intact", "precision", "recall", "avgknn", "seconds")  # what the README shows
 README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/minority.md -->\n).*?"
@@ -66,7 +67,7 @@ def write_report(plan: Mapping[str, Sequence[Set]],
         "summary": summary({row.wanted.name: row.figures for row in parts["main"]}, ranks),
         "ranking": ranks, "defaults": defaults,
         "sets": {name: [row.as_json() for row in rows] for name, rows in parts.items()},
-        **circumstances(command_line("minority"))})
+        **circumstances(COMMAND)})
     (RESULTS / "minority.md").write_text(text(parts, drawn, ranks), "utf-8")
     readme = README.read_text("utf-8")
     figures = "\n".join([*table([drawn[0], *parts["main"]], SHORT), ""])
@@ -135,7 +136,8 @@ def summary(figures: Mapping[str, Mapping[str, float]], ranks: Sequence[Mapping]
 
 def text(parts: Mapping[str, Sequence[Row]], drawn: Sequence[Row], ranks: Sequence[Mapping]
          ) -> str:
-    lines = ["# Minority guidance on avatars", "", f"Made by `{command_line('minority')}`.", "",
+    lines = ["# Minority guidance on avatars", "",
+             f"Made by `{COMMAND}`, as far as its parts are drawn.", "",
              *table([*drawn, *parts["main"]]), "", LEGEND.strip(), ""]
     titles = {"scale": "Scale", "beta": "Mixed mode", "free": "Without a classifier",
               "ablation": "Other classifiers"}
@@ -163,7 +165,7 @@ def table(rows: Sequence[Row], figures: Sequence[str] = tuple(COLUMNS)) -> list[
 def cell(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.{2 if value >= 1 else 3 if value >= 0.02 else 4}f}"
+    return f"{value:.{2 if value >= 1 else 3 if value >= 0.01 else 4}f}"
 
 
 def ranking_table(ranks: Sequence[Mapping]) -> list[str]:

@@ -75,7 +75,7 @@ def measured(plan: Iterable[Chain]) -> list[Row]:
         if len(drawn.images) < COUNT:
             continue
         first = drawn.images[:COUNT]
-        figures = measure.summary(first, chain.label) | {"seconds": drawn.seconds.mean().item()}
+        figures = measure.summary(first, chain.label) | {"seconds": drawn.seconds.median().item()}
         rows.append(Row(chain, figures, measure.distinct_good(drawn.images, chain.label),
                         drawn.code))
     return rows
