@@ -71,12 +71,17 @@ class Drawn:
 
     def save(self, chain: Chain) -> None:
         """Writes the chain's file, whole or not at all."""
-        chain.file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = chain.file.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, images=self.images.half().numpy(), code=self.code,
-                                seconds=self.seconds.numpy(), chain=json.dumps(asdict(chain)))
-        unfinished.replace(chain.file)
+        write_arrays(chain.file, images=self.images.half().numpy(), code=self.code,
+                     seconds=self.seconds.numpy(), chain=json.dumps(asdict(chain)))
+
+
+def write_arrays(file: Path, **arrays: Any) -> None:
+    """Writes an .npz file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+    with unfinished.open("wb") as target:
+        np.savez_compressed(target, **arrays)
+    unfinished.replace(file)
 
 
 def load(chain: Chain) -> Drawn | None:

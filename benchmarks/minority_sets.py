@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.chains import WORK
+from benchmarks.chains import WORK, write_arrays
 from demo.avatars import AVATARS_SIZE
 from demo.host import InProcessHost, Prompt
 from dev import ROOT
@@ -77,12 +76,7 @@ class Drawn:
     seconds: Tensor
 
     def save(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as target:
-            np.savez_compressed(target, images=self.images.half().numpy(),
-                                seconds=self.seconds.numpy())
-        unfinished.replace(file)
+        write_arrays(file, images=self.images.half().numpy(), seconds=self.seconds.numpy())
 
 
 def content_hash(file: Path) -> str:

@@ -27,7 +27,7 @@ from ..guidance.picture_features import (
 )
 from . import _host
 from ._images import open_image
-from ._novelty_hooks import latent_space
+from ._latents import latent_space
 from ._scorer import lpips_folders
 
 AUTO, CLIP_VISION = "auto", "clip_vision"

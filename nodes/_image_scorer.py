@@ -18,7 +18,8 @@ from ..guidance.distances import LATENT_DISTANCES, load_distance
 from ..guidance.minority_score import MinorityScorer, default_sigma
 from ..guidance.scored_set import Scored, ScoredImages, ScoredSet, ScoreSettings
 from ._images import as_picture, centre_cropped, image_size, open_image
-from ._scorer import HostDenoiser, feature_space, log_snr_curve, lpips_folders
+from ._latents import feature_space
+from ._scorer import HostDenoiser, log_snr_curve, lpips_folders
 
 CHUNK = 16  # images that are kept together, and that an interruption can lose
 LISTED = 512  # files of a folder that are looked up together

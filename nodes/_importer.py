@@ -15,7 +15,7 @@ from ..guidance.novelty_memory import NoveltyMemory, content_hashes
 from ..guidance.prompt import prompt_embedding
 from . import _host
 from ._images import image_files, load_image
-from ._novelty_hooks import latent_space
+from ._latents import in_model_space, latent_space
 
 CHUNK = 16  # images that are appended together, and that an interruption can lose
 
@@ -86,14 +86,6 @@ class Importer:
 
     def _features(self, latents: Tensor) -> tuple[Tensor, list[bytes | None]]:
         """Embeddings `[batch, dim]` and previews."""
-        nested = getattr(latents, "is_nested", False)  # video with sound
-        if not nested and not latents.any():
-            raise ValueError("This latent is empty: nothing was sampled into it yet. Link the "
-                             "latent that a sampler gives.")
-        if nested or latents.shape[1] != self.space.channels:
-            raise ValueError(
-                f"These latents have the shape {list(latents.shape)}, but the model works with "
-                f"{self.space.channels} channels. Use latents of this model, or its own VAE.")
-        latents = self.model.model.process_latent_in(latents)
+        latents = in_model_space(self.model, latents)
         return (self.space.embed(latents),
                 [_host.preview(self.latent_format, latent) for latent in latents])

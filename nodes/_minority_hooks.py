@@ -11,6 +11,7 @@ from ..guidance import boost_and_skip, minority
 from ..guidance.minority_report import boost_report, minority_report
 from . import _host
 from ._adm_model import PixelSpace
+from ._latents import feature_space
 from ._sampling_hooks import KEYS, SamplingHooks, levels, unfit
 
 
@@ -33,12 +34,6 @@ class MinorityOptions:
         return self.scale if self.mode == "class" else self.beta
 
 
-def space_id(model) -> str:
-    """The space of a MODEL's latents, as classifiers name it."""
-    latent_format = model.get_model_object("latent_format")
-    return f"{type(latent_format).__name__}/{latent_format.latent_channels}"
-
-
 class MinorityHooks(SamplingHooks):
     """Both wrappers of one Minority Guidance node."""
 
@@ -57,7 +52,7 @@ class MinorityHooks(SamplingHooks):
     def attach(self, model):
         """A clone of the MODEL with the wrappers. ValueError where the classifier is for latents of
         another space."""
-        self.classifier.check_space(space_id(model))
+        self.classifier.check_space(feature_space(model)[0])
         return super().attach(model)
 
     def _refusal(self, noise: Tensor) -> str | None:
@@ -67,7 +62,7 @@ class MinorityHooks(SamplingHooks):
         return None
 
     def _begin(self, model, noise, latent_image, sigmas, seed) -> minority.MinorityRun:
-        self.classifier.check_space(space_id(model))
+        self.classifier.check_space(feature_space(model)[0])
         note = {"class": self.target, "classes": self.classifier.classes,
                 "mode": self.options.mode, "scale": self.options.weight}
         self._note({key: value for key, value in note.items() if value is not None})

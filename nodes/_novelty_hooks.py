@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -19,6 +18,8 @@ from ..guidance.novelty_memory import NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
 from . import _host
+from ._latents import latent_space
+from ._sampling_hooks import unfit
 
 KEY = "uncommon.novelty"
 log = logging.getLogger("uncommon")
@@ -36,12 +37,6 @@ class NoveltyOptions:
     prompt_aware: bool
     batch_repulsion: float
     record: bool
-
-
-def latent_space(model) -> LatentSpace:
-    """The feature space of a MODEL's latents."""
-    latent_format = model.get_model_object("latent_format")
-    return LatentSpace(type(latent_format).__name__, latent_format.latent_channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +86,7 @@ class NoveltyHooks:
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
                             disable_pbar, seed, latent_shapes=latent_shapes)
 
-        refusal = self._refusal(guider.model_patcher, latent_shapes)
+        refusal = unfit(guider.model_patcher, latent_shapes)
         if refusal:
             self._tell(refusal)
             return sample()
@@ -175,18 +170,6 @@ class NoveltyHooks:
     def _tell(self, text: str) -> None:
         log.info("Novelty guidance: %s", text.replace("\n", "; "))
         _host.show_on_node(self.node_id, text)
-
-    def _refusal(self, model, latent_shapes) -> str | None:
-        """Why this run cannot be guided, if it cannot."""
-        if latent_shapes is not None and len(latent_shapes) > 1:
-            return ("Nothing pushed or recorded: this model samples several latents at once "
-                    "(video with sound), which novelty guidance does not support yet.")
-        if isinstance(model.get_model_object("model_sampling"), _host.NOT_DIFFUSION):
-            return ("Nothing pushed or recorded: this model maps one image to another and does "
-                    "not sample from noise. Bypass Novelty Guidance.")
-        if comfy.model_management.in_training:
-            return "Nothing pushed or recorded while a model is trained."
-        return None
 
     def _run(self, model, space, remembered: Remembered, prompt: Tensor | None) -> NoveltyRun:
         options, sampling = self.options, model.get_model_object("model_sampling")

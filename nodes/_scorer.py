@@ -18,13 +18,6 @@ from ._adm_model import AdmModel
 PERCENTS = 65
 
 
-def feature_space(model) -> tuple[str, int]:
-    """The space that a MODEL's latents live in, by name, and its channels."""
-    latent_format = model.get_model_object("latent_format")
-    channels = latent_format.latent_channels
-    return f"{type(latent_format).__name__}/{channels}", channels
-
-
 def lpips_folders() -> list[str]:
     """Where the host keeps LPIPS backbones: its models folder, and any the user configured."""
     configured = folder_paths.folder_names_and_paths.get("lpips", ([], set()))[0]

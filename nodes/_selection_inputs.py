@@ -15,7 +15,7 @@ from ..guidance.latent_space import LatentSpace
 from ..guidance.novelty_memory import SIMILAR, NoveltyMemory
 from ..guidance.prompt import log_similarity, prompt_embedding
 from . import _host
-from ._novelty_hooks import latent_space
+from ._latents import in_model_space, latent_space
 
 PIXELS, LATENTS = "pixels", "latents"
 
@@ -93,17 +93,12 @@ class Candidates:
 
     def _embed(self, latents: Tensor) -> Tensor:
         """Latents as they are on a wire; with a model in its own space and units."""
-        if not latents.any():
-            raise ValueError("This latent is empty: nothing was sampled into it yet. Link the "
-                             "latent that a sampler gives.")
         if self.model is None:
+            if not latents.any():
+                raise ValueError("This latent is empty: nothing was sampled into it yet. Link the "
+                                 "latent that a sampler gives.")
             return LatentSpace("wire", latents.shape[1]).embed(latents).cpu()
-        space = latent_space(self.model)
-        if latents.shape[1] != space.channels:
-            raise ValueError(
-                f"These latents have the shape {list(latents.shape)}, but the model works with "
-                f"{space.channels} channels. Use latents of this model, or its own VAE.")
-        return space.embed(self.model.model.process_latent_in(latents)).cpu()
+        return latent_space(self.model).embed(in_model_space(self.model, latents)).cpu()
 
 
 def _pixels(image: Tensor) -> Tensor:
