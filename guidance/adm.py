@@ -213,7 +213,7 @@ class AdmTrunk(nn.Module):
                                    ResBlock(config, channels, channels, None, ops)])
 
     def _residual(self, in_channels: int, out_channels: int, level: int, ops) -> list[nn.Module]:
-        layers = [ResBlock(self.config, in_channels, out_channels, None, ops)]
+        layers: list[nn.Module] = [ResBlock(self.config, in_channels, out_channels, None, ops)]
         if level in self.config.attention_levels:
             layers.append(AttentionBlock(self.config, out_channels, ops))
         return layers

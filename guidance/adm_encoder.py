@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,9 +57,9 @@ def encoder_config(size: str, channels: int, height: int, width: int, classes: i
                          "Score larger images.")
     if size == "small":
         levels = min(7, 1 + int(math.log2(side / 4)))
-        options = {"model_channels": 32, "channel_mult": SMALL_MULTIPLIERS[levels],
-                   "num_res_blocks": 1, "num_head_channels": 32, "norm_groups": 8,
-                   "attention_levels": ()}
+        options: dict[str, Any] = {
+            "model_channels": 32, "channel_mult": SMALL_MULTIPLIERS[levels], "num_res_blocks": 1,
+            "num_head_channels": 32, "norm_groups": 8, "attention_levels": ()}
     else:
         levels = min(7, max(1, 1 + round(math.log2(side / 8))))
         options = {"model_channels": 128 if size == "paper" else 64,
@@ -125,6 +126,8 @@ class AttentionPool(nn.Module):
 class AdmEncoder(AdmTrunk):
     """ADM's classifier."""
 
+    config: EncoderConfig
+
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
         channels = config.widths[-1]
@@ -138,6 +141,7 @@ class AdmEncoder(AdmTrunk):
 
     def start_as_published(self) -> None:
         """Zeroes what guided-diffusion starts at zero: the end of each residual branch."""
+        last: Any
         for module in self.modules():
             last = (module.out_layers[-1] if isinstance(module, ResBlock)
                     else module.proj_out if isinstance(module, AttentionBlock) else None)

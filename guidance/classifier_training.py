@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, astuple, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,11 +84,10 @@ class ClassifierTraining:
             raise ValueError(f"The latents are {list(latents.shape[1:])}; a classifier takes "
                              "single images: channels, height, width.")
         self.shape = latents.shape[1:]
-        if self.extractor is None:
-            config = encoder_config(size, *self.shape, classes)
-        else:
-            config = head_config(size, *self._feature_shape(latents), classes)
-        net = AdmEncoder(config)
+        of, shape = ((encoder_config, self.shape) if self.extractor is None else
+                     (head_config, self._feature_shape(latents)))
+        channels, height, width = shape
+        net = AdmEncoder(of(size, channels, height, width, classes))
         net.start_as_published()
         return net
 
@@ -265,8 +265,9 @@ class ClassifierTraining:
     def classifier(self) -> MinorityClassifier:
         """What it has learnt so far, on the CPU."""
         settings = self.settings
-        figures = {"images": len(self.labels), "training_images": len(self.training),
-                   "iterations": self.iteration, "loss": round(_mean(self.losses[-100:]), 5)}
+        figures: dict[str, Any] = {
+            "images": len(self.labels), "training_images": len(self.training),
+            "iterations": self.iteration, "loss": round(_mean(self.losses[-100:]), 5)}
         if self.evaluations:
             last = self.evaluations[-1]
             figures |= {"validation_images": len(self.validation),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from .adm_encoder import AdmEncoder
 from .time_conditioning import TimeConditioning
 
 PIXEL_SPACE = "PixelSpace/3"  # RGB images in [-1, 1]
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class FrozenExtractor(nn.Module):
@@ -35,7 +37,7 @@ class FrozenExtractor(nn.Module):
         return self.trunk.features(x_vp, self.time(log_snr))
 
 
-def ordinary_copy(module: nn.Module, device: torch.device | str) -> nn.Module:
+def ordinary_copy(module: AnyModule, device: torch.device | str) -> AnyModule:
     """A frozen copy in float32 that gradients can pass through, whatever mode the module was made
     in."""
     with torch.inference_mode(False), torch.no_grad():

@@ -28,7 +28,8 @@ def ordinary_weights(module: nn.Module) -> Iterator[None]:
     with torch.inference_mode(False):
         try:
             for part in module.modules():
-                for table in (part._parameters, part._buffers):
+                tables: tuple[dict, dict] = (part._parameters, part._buffers)
+                for table in tables:
                     for name, tensor in list(table.items()):
                         if type(tensor) not in (Tensor, nn.Parameter):
                             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class LpipsFeatures:
 
     def _layers(self, pictures: Tensor) -> list[Tensor]:
         """Activations whose squared differences, summed over channels, are LPIPS."""
-        model = self.lpips.model
+        model: Any = self.lpips.model
         device = model.scaling_layer.shift.device
         with torch.no_grad():
             layers = model.net(model.scaling_layer(pictures.float().to(device)))

@@ -31,6 +31,8 @@ class LogSnrTime(nn.Module):
 class ScheduleTime(nn.Module):
     """The step of a discrete schedule whose log SNR is nearest, as in the training of ADM."""
 
+    log_snr: Tensor
+
     def __init__(self, schedule: Schedule):
         super().__init__()
         self.schedule = schedule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +47,12 @@ class TrainingSet:
 
     latents: `[images, channels, height, width]`, or a function from indices `[k]` to
     `[k, channels, height, width]`; scores: `[images]`; log_snr: the model's, from its first
-    timestep to its last, evenly; identity: the same for the same images.
+    timestep to its last, evenly (a list will do); identity: the same for the same images.
     """
 
     latents: Tensor | Callable[[Tensor], Tensor]
     scores: Tensor
-    log_snr: Sequence[float] | Tensor
+    log_snr: Tensor
     space: str
     distance: str | None = None
     sigma: float | None = None

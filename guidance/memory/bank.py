@@ -81,7 +81,7 @@ class Bank:
             at = self._revision if revision is None else revision
             live = torch.tensor(self.memory.live(at), dtype=torch.int64)
             if len(live) == 0:
-                return Remembered(live, *(torch.empty(0, 0) for _ in range(2)), torch.empty(0))
+                return Remembered(live, torch.empty(0, 0), torch.empty(0, 0), torch.empty(0))
             index = torch.searchsorted(self._born.rows, live)
             index = index.clamp(max=len(self._born.rows) - 1)
             if not torch.equal(self._born.rows[index], live):

@@ -146,7 +146,7 @@ def _parse(url: str | URL | Path) -> URL:
     try:
         return make_url(url)
     except ArgumentError as error:
-        shown = re.sub(":[^:@]*@", ":***@", url)
+        shown = re.sub(":[^:@]*@", ":***@", str(url))
         raise StorageError(
             f'"{shown}" is not a database URL. Use sqlite:///FILE or '
             "postgresql://USER:PASSWORD@HOST/DATABASE.") from error
