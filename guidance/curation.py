@@ -37,7 +37,7 @@ class Remembering:
         """Appends a batch with embeddings `[batch, dim]`."""
         recorded = self.memory.record(
             self.memory.bank.at(), self.space_id, hashes=hashes, embedding=embedding,
-            trajectory=None, prompt=self.prompt, seed=0, settings={"source": source},
+            prompt=self.prompt, seed=0, settings={"source": source},
             previews=previews)
         self.new += recorded.last_revision - recorded.first_revision + 1
         self.duplicates += recorded.duplicates

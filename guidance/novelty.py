@@ -73,7 +73,6 @@ class NoveltyRun:
         self.settings = settings
         self._through_model = repulsion is None or repulsion.through_model
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
-        self._trajectory: list[Tensor] = []  # each [batch, 1 + dim]
         self._previous: Tensor | None = None  # x0-hat of the evaluation before
         self._mates = False  # whether the samples of the batch push each other
 
@@ -91,8 +90,6 @@ class NoveltyRun:
             denoised = self._previous = model(x)
         else:
             denoised = model(x)
-        self._trajectory.append(
-            torch.cat([level.log_snr[:, None], self.space.embed(denoised)], dim=1))
         if active and not self._through_model:
             shift = self._shift(x, denoised, sigma, level)
             signal = level.like(level.signal, x).to(shift.dtype)
@@ -143,9 +140,3 @@ class NoveltyRun:
             pushed=int(((probability > 0.05) & within).sum()) / max(count, 1),
             mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
             dropped=int((dropped & within).sum()))
-
-    def trajectory(self, points: int = 8) -> Tensor:
-        """`[batch, points, 1 + dim]`, CPU: log SNR and embedded x0-hat along the run."""
-        whole = torch.stack(self._trajectory, dim=1).cpu()
-        index = torch.linspace(0, whole.shape[1] - 1, min(points, whole.shape[1])).round().long()
-        return whole[:, index]

@@ -122,13 +122,12 @@ class NoveltyMemory:
                                 (log_weight + similarity)[counts].to(device), radius)
 
     def record(self, remembered: Remembered, space_id: str, *, hashes: Sequence[str],
-               embedding: Tensor, trajectory: Tensor | None, prompt: Tensor | None, seed: int,
-               settings: Mapping, previews: Sequence[bytes | None],
-               replaced: Sequence[Entry] = ()) -> Recorded:
+               embedding: Tensor, prompt: Tensor | None, seed: int, settings: Mapping,
+               previews: Sequence[bytes | None], replaced: Sequence[Entry] = ()) -> Recorded:
         """Appends every sample of a batch; one that is remembered already only counts as duplicate.
 
-        hashes: of the samples' contents; embedding: `[batch, dim]`; trajectory:
-        `[batch, points, 1 + dim]`; replaced: samples that these take the place of.
+        hashes: of the samples' contents; embedding: `[batch, dim]`; replaced: samples that these
+        take the place of.
         """
         started = time.perf_counter()
         embedding = embedding.cpu()
@@ -138,7 +137,6 @@ class NoveltyMemory:
         samples = [Sample(
             content_hash=content_hash,
             embedding=embedding[i],
-            trajectory=None if trajectory is None else trajectory[i],
             prompt_embedding=prompt, preview=previews[i], seed=seed % 2 ** 64,
             settings={**settings, "item": i,
                       NEAREST: float(distance[i]) if len(distance) else None})

@@ -159,8 +159,8 @@ class NoveltyHooks:
         prompt_id, sampler_id = _host.running_node()
         return self.memory.record(
             guided.remembered, guided.space.id, hashes=content_hashes(result),
-            embedding=guided.space.embed(latents), trajectory=guided.run.trajectory(),
-            prompt=guided.prompt, seed=guided.note["seed"] or 0,
+            embedding=guided.space.embed(latents), prompt=guided.prompt,
+            seed=guided.note["seed"] or 0,
             settings={"strength": self.options.strength, "radius": self.options.radius,
                       "repulsion": self.options.repulsion, "revision": guided.revision,
                       "prompt_id": prompt_id, "node": sampler_id},

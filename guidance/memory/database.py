@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 import time
@@ -16,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from . import schema
 from .errors import StorageError
 
+log = logging.getLogger("uncommon")
 BUSY_SECONDS = 30
 POSTGRES_SCHEMA_LOCK = 0x756E636F6D6D6F6E  # "uncommon"
 
@@ -78,11 +80,16 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"),
                                    {"key": POSTGRES_SCHEMA_LOCK})
             try:
-                schema.migrate(connection, schema.MIGRATIONS)
+                migrated = schema.migrate(connection, schema.MIGRATIONS)
             except schema.NewerSchema as error:
                 raise StorageError(
                     f"{self} has {error} which this code knows: a later release wrote it. Nothing "
                     "was changed. Update this node pack, or use another database.") from error
+        if migrated:
+            try:
+                self.shrink()
+            except StorageError as error:  # in use elsewhere: later samples take the space
+                log.warning("A migration freed space that the file keeps for now: %s", error)
 
     def __str__(self) -> str:
         """As errors name it; never shows a password."""

@@ -24,13 +24,12 @@ JSON: TypeAlias = "Mapping[str, JSON] | list[JSON] | str | int | float | bool | 
 class Sample:
     """A generated sample as it is appended to a memory.
 
-    Trajectory and prompt embedding are stored as float16: read them back from the log rather than
-    keep the originals, so that a replay of the log sees the same numbers.
+    The prompt embedding is stored as float16: read it back from the log rather than keep the
+    original, so that a replay of the log sees the same numbers.
     """
 
     content_hash: str  # hex SHA-256
     embedding: Tensor  # [dim]
-    trajectory: Tensor | None = None  # [points, 1 + dim]; column 0 is the log SNR
     prompt_embedding: Tensor | None = None  # [any]
     preview: bytes | None = None  # a small PNG or JPEG
     seed: int = 0  # below 2^64
@@ -42,7 +41,7 @@ class Entry:
     """One row of a log. Tensors are float32 on the CPU.
 
     A "sample" has the fields of Sample; once its payload was dropped, `dropped_time` and
-    `dropped_reason` say so, and embeddings, trajectory and preview are None. A "forget" row has
+    `dropped_reason` say so, and embeddings and preview are None. A "forget" row has
     `forgotten` and `reason`.
     """
 
@@ -52,12 +51,11 @@ class Entry:
     # of a sample
     content_hash: str | None = None
     embedding: Tensor | None = None  # [dim]
-    trajectory: Tensor | None = None  # [points, 1 + dim]; column 0 is the log SNR
     prompt_embedding: Tensor | None = None  # [any]
     preview: bytes | None = None
     seed: int | None = None
     settings: Mapping[str, JSON] | None = None
-    size_bytes: int = 0  # of embedding, trajectory, prompt embedding and preview, as stored
+    size_bytes: int = 0  # of embedding, prompt embedding and preview, as stored
     forgotten_at: int | None = None  # revision of the row that forgot it; None while live
     dropped_time: datetime | None = None
     dropped_reason: str | None = None
@@ -80,7 +78,6 @@ def encode_sample(sample: Sample, dim: int) -> tuple[dict[str, object], dict[str
                           "numbers, true, false, null, lists and mappings.") from error
     payload = {
         "embedding": _encode("embedding", sample.embedding, (dim,), "<f4"),
-        "trajectory": _encode("trajectory", sample.trajectory, ("points", 1 + dim), "<f2"),
         "prompt_embedding": _encode("prompt_embedding", sample.prompt_embedding, ("any",), "<f2"),
         "preview": sample.preview,
     }
@@ -93,19 +90,17 @@ def encode_sample(sample: Sample, dim: int) -> tuple[dict[str, object], dict[str
     return columns, payload
 
 
-def decode_entry(row: Row, dim: int) -> Entry:
+def decode_entry(row: Row) -> Entry:
     """The entry in a row of the entry table joined with the payload table."""
     if row.kind == "forget":
         return Entry(revision=row.revision, kind=row.kind, time=row.time, reason=row.reason,
                      forgotten=decode_ranges(row.forgotten))
-    trajectory = _decode(row.trajectory, "<f2")
     return Entry(
         revision=row.revision,
         kind=row.kind,
         time=row.time,
         content_hash=row.content_hash,
         embedding=_decode(row.embedding, "<f4"),
-        trajectory=None if trajectory is None else trajectory.view(-1, 1 + dim),
         prompt_embedding=_decode(row.prompt_embedding, "<f2"),
         preview=row.preview,
         seed=int(row.seed),

@@ -140,7 +140,7 @@ class Memory:
         """
         row, upto = self._resolve(upto)
         self._resolve(after)
-        return (decode_entry(found, row.dim) for found in rows.stream(
+        return (decode_entry(found) for found in rows.stream(
             self._database, row, rows.EVERYTHING, entry.c.revision <= upto, after))
 
     def samples(self, at: int | None = None) -> Iterator[Entry]:
@@ -150,8 +150,7 @@ class Memory:
         payloads.
         """
         row, at = self._resolve(at)
-        return (decode_entry(found, row.dim)
-                for found in self._stream_alive(row, rows.EVERYTHING, at))
+        return (decode_entry(found) for found in self._stream_alive(row, rows.EVERYTHING, at))
 
     def live(self, at: int | None = None) -> list[int]:
         """Revisions of the samples alive at revision `at` (default: the last), ascending."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -31,8 +32,7 @@ from .database import Database
 from .entry import to_ranges
 from .schema import STILL_LIVE, entry, memory, payload
 
-EVERYTHING = (*entry.c, payload.c.embedding, payload.c.prompt_embedding, payload.c.trajectory,
-              payload.c.preview)
+EVERYTHING = (*entry.c, payload.c.embedding, payload.c.prompt_embedding, payload.c.preview)
 EMBEDDING = (entry.c.revision, entry.c.dropped_time, entry.c.dropped_reason, payload.c.embedding)
 PAGE_ROWS = 500  # rows of a query; bounds memory, and the variables of a statement
 
@@ -129,7 +129,7 @@ def sizes_above(connection: Connection, row: Row | None, max_bytes: int
 
 
 def append(connection: Connection, row: Row,
-           samples: Sequence[tuple[Mapping[str, object], Mapping[str, object]]]) -> int:
+           samples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> int:
     """Append encoded samples to the locked memory; its new revision."""
     if not samples:
         return row.log_length

@@ -28,6 +28,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
     update,
 )
 
@@ -105,14 +106,30 @@ payload = Table(
     Column("revision", Integer, primary_key=True, autoincrement=False),
     Column("embedding", LargeBinary, nullable=False),  # float32 [dim]
     Column("prompt_embedding", LargeBinary),  # float16 [any]
-    Column("trajectory", LargeBinary),  # float16 [points, 1 + dim]
     Column("preview", LargeBinary),
     ForeignKeyConstraint(["memory_id", "revision"], [entry.c.memory_id, entry.c.revision]),
 )
 
 Migration = Callable[[Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = ()
+
+def drop_trajectories(connection: Connection) -> None:
+    """Version 2: samples have no trajectories, and no size counts them."""
+    one = "novelty_payload.memory_id = novelty_entry.memory_id AND " \
+          "novelty_payload.revision = novelty_entry.revision AND trajectory IS NOT NULL"
+    stored = "SELECT coalesce(sum(size_bytes), 0) FROM novelty_entry WHERE " \
+             "memory_id = novelty_memory.id AND kind = 'sample' AND dropped_time IS NULL"
+    for statement in (
+            f"UPDATE novelty_entry SET size_bytes = size_bytes - (SELECT length(trajectory) "
+            f"FROM novelty_payload WHERE {one}) "
+            f"WHERE EXISTS (SELECT 1 FROM novelty_payload WHERE {one})",
+            f"UPDATE novelty_memory SET stored_bytes = ({stored}), "
+            f"live_bytes = ({stored} AND forgotten_at = {STILL_LIVE})",
+            "ALTER TABLE novelty_payload DROP COLUMN trajectory"):
+        connection.execute(text(statement))
+
+
+MIGRATIONS: tuple[Migration, ...] = (drop_trajectories,)
 """Item i brings version i + 1 to version i + 2. A published one is never edited."""
 
 
@@ -123,8 +140,9 @@ class NewerSchema(Exception):
         super().__init__(f"schema version {found}, newer than version {known}")
 
 
-def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> bool:
     """Create the tables in an empty database, or bring existing ones to the current version.
+    Returns whether existing ones were changed.
 
     Runs inside the caller's transaction, which must exclude every other process that migrates.
     Raises NewerSchema if the database is ahead of `migrations`.
@@ -133,7 +151,7 @@ def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS
     if not inspect(connection).has_table(schema_version.name):
         metadata.create_all(connection)
         connection.execute(insert(schema_version).values(version=current))
-        return
+        return False
     found = connection.execute(select(schema_version.c.version)).scalar_one()
     if found > current:
         raise NewerSchema(found, current)
@@ -141,3 +159,4 @@ def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS
         step(connection)
     if found < current:
         connection.execute(update(schema_version).values(version=current))
+    return found < current

@@ -41,7 +41,6 @@ def sample(number: int, **changes) -> Sample:
     fields = {
         "content_hash": hashlib.sha256(str(number).encode()).hexdigest(),
         "embedding": torch.randn(DIM, generator=generator),
-        "trajectory": torch.randn(4, 1 + DIM, generator=generator),
         "prompt_embedding": torch.randn(5, generator=generator),
         "preview": bytes([number % 256]) * 100,
         "seed": 2 ** 64 - 1 - number,
@@ -54,7 +53,7 @@ def samples(*numbers: int) -> list[Sample]:
     return [sample(number) for number in numbers]
 
 
-SAMPLE_BYTES = DIM * 4 + 4 * (1 + DIM) * 2 + 5 * 2 + 100
+SAMPLE_BYTES = DIM * 4 + 5 * 2 + 100
 
 
 @pytest.fixture(params=["sqlite", "shared"] if SHARED_DATABASE else ["sqlite"])
@@ -101,7 +100,6 @@ def test_sample_round_trip(log: MemoryLog):
     [entry] = memory.entries()
     assert (entry.revision, entry.kind, entry.content_hash) == (1, "sample", given.content_hash)
     assert torch.equal(entry.embedding, given.embedding)
-    assert torch.equal(entry.trajectory, given.trajectory.half().float())
     assert torch.equal(entry.prompt_embedding, given.prompt_embedding.half().float())
     assert (entry.preview, entry.seed, entry.settings) == (
         given.preview, given.seed, given.settings)
@@ -115,9 +113,9 @@ def test_sample_round_trip(log: MemoryLog):
 
 def test_optional_parts_may_be_missing(log: MemoryLog):
     memory = log.memory("m")
-    memory.append([sample(1, trajectory=None, prompt_embedding=None, preview=None)], SPACE)
+    memory.append([sample(1, prompt_embedding=None, preview=None)], SPACE)
     [entry] = memory.samples()
-    assert entry.trajectory is entry.prompt_embedding is entry.preview is None
+    assert entry.prompt_embedding is entry.preview is None
     assert entry.size_bytes == DIM * 4
 
 
@@ -199,7 +197,7 @@ def test_forget_refuses_what_is_not_a_live_sample(log: MemoryLog):
 def test_entries_are_streamed_in_order_over_pages(log: MemoryLog):
     memory = log.memory("m")
     count = 1203
-    plain = {"trajectory": None, "prompt_embedding": None, "preview": None}
+    plain = {"prompt_embedding": None, "preview": None}
     numbers = range(count)
     memory.append([sample(n, **plain) for n in numbers], SPACE)
     assert memory.append([sample(n, **plain) for n in numbers], SPACE).duplicates[-1]
@@ -238,8 +236,7 @@ def test_feature_spaces_do_not_mix(log: MemoryLog):
     {"content_hash": "abc"},
     {"embedding": torch.zeros(DIM + 1)},
     {"embedding": torch.full((DIM,), float("nan"))},
-    {"trajectory": torch.zeros(4, DIM)},
-    {"trajectory": torch.zeros(0, 1 + DIM)},
+    {"embedding": torch.zeros(2, DIM)},
     {"prompt_embedding": torch.full((3,), 1e6)},
     {"seed": -1},
     {"seed": 2 ** 64},
@@ -299,7 +296,7 @@ def test_cap_evicts_the_oldest_and_leaves_a_tombstone(log: MemoryLog):
     evicted, *_, row = memory.entries()
     assert (row.kind, row.forgotten, row.reason[:4]) == ("forget", (1, 2, 3), "cap ")
     assert evicted.dropped_time and evicted.dropped_reason == row.reason
-    assert evicted.embedding is evicted.trajectory is evicted.preview is None
+    assert evicted.embedding is evicted.preview is None
     assert evicted.settings["number"] == 0
     assert memory.embeddings()[1].shape == memory.embeddings(11)[1].shape == (7, DIM)
     assert memory.embeddings(0)[0] == [] and memory.live(10) == list(range(1, 11))
@@ -576,15 +573,16 @@ CREATE TABLE novelty_payload (
 );
 INSERT INTO novelty_schema VALUES (1);
 INSERT INTO novelty_memory VALUES
-    (1, 'old', 'space', 2, '2026-01-01 12:00:00.000000', 3, 2, 1, 8, 16);
+    (1, 'old', 'space', 2, '2026-01-01 12:00:00.000000', 3, 2, 1, 14, 22);
 INSERT INTO novelty_entry VALUES
-    (1, 1, 'sample', '2026-01-01 12:00:00.000000', NULL, NULL, 'aa', '5', '{"cfg": 3}', 8,
+    (1, 1, 'sample', '2026-01-01 12:00:00.000000', NULL, NULL, 'aa', '5', '{"cfg": 3}', 14,
      2147483647, NULL, NULL),
     (1, 2, 'sample', '2026-01-01 12:00:01.000000', NULL, NULL, 'bb', '6', '{}', 8, 3, NULL, NULL),
     (1, 3, 'forget', '2026-01-01 12:00:02.000000', '[[2, 2]]', 'user: last 1', NULL, NULL, NULL,
      NULL, NULL, NULL, NULL);
 INSERT INTO novelty_payload VALUES
-    (1, 1, X'0000803F00000040', NULL, NULL, NULL), (1, 2, X'0000404000008040', NULL, NULL, NULL);
+    (1, 1, X'0000803F00000040', NULL, X'000000000000', NULL),
+    (1, 2, X'0000404000008040', NULL, NULL, NULL);
 """
 
 
@@ -620,8 +618,43 @@ def test_version_1_opens(version_1: Path, tmp_path: Path):
     first, _, forget = memory.entries()
     assert (first.seed, first.settings, first.time.year) == (5, {"cfg": 3}, 2026)
     assert forget.forgotten == (2,)
+    assert first.size_bytes == 8
+    assert (memory.stats().live_bytes, memory.stats().total_bytes) == (8, 16)
+    assert memory.append([sample(1, embedding=torch.ones(2))], "space").last_revision == 4
     MemoryLog(tmp_path / "new.sqlite")
     assert schema_of(version_1) == schema_of(tmp_path / "new.sqlite")
+
+
+def test_the_space_of_trajectories_is_given_back(version_1: Path):
+    connection = sqlite3.connect(version_1)
+    for revision in range(4, 104):
+        connection.execute(
+            "INSERT INTO novelty_entry VALUES (1, ?, 'sample', '2026-01-02 12:00:00.000000', NULL, "
+            f"NULL, ?, '5', '{{}}', 20008, {schema.STILL_LIVE}, NULL, NULL)",
+            (revision, f"{revision:064}"))
+        connection.execute("INSERT INTO novelty_payload VALUES (1, ?, ?, NULL, ?, NULL)",
+                           (revision, bytes(8), bytes(20_000)))
+    connection.execute("UPDATE novelty_memory SET log_length = 103, samples = 102, live_samples = "
+                       "101, live_bytes = live_bytes + 2000800, stored_bytes = stored_bytes + "
+                       "2000800")
+    connection.commit()
+    connection.close()
+    before = version_1.stat().st_size
+    log = MemoryLog(version_1)
+    assert version_1.stat().st_size < before - 1_900_000
+    memory = log.memory("old")
+    assert memory.stats().live_bytes == sum(entry.size_bytes for entry in memory.samples()) == 808
+    assert memory.stats().total_bytes == 816
+    assert memory.enforce_cap(816) == [] and memory.embeddings(2)[1].tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_file_in_use_elsewhere_still_opens(version_1: Path, monkeypatch, caplog):
+    def busy(self):
+        raise StorageError("database is locked")
+
+    monkeypatch.setattr("guidance.memory.database.Database.shrink", busy)
+    assert MemoryLog(version_1).memory("old").live() == [1]
+    assert "database is locked" in caplog.text
 
 
 def add_note(connection) -> None:
@@ -649,8 +682,8 @@ def test_failed_migration_changes_nothing(version_1: Path, monkeypatch: pytest.M
 
 
 def test_newer_database_is_refused(version_1: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(schema, "MIGRATIONS", (add_note,))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add_note))
     MemoryLog(version_1)
     monkeypatch.undo()
-    with pytest.raises(StorageError, match="version 2, newer than version 1.*Update this node"):
+    with pytest.raises(StorageError, match="version 3, newer than version 2.*Update this node"):
         MemoryLog(version_1)

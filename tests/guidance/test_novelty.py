@@ -105,7 +105,6 @@ def test_strength_zero_gives_the_very_same_tensors(kind):
         assert denoise(run, x, model=lambda one: given.append(one) or plain) is plain
     assert given[0] is x and given[1] is x
     assert run.figures().evaluations == 0
-    assert run.trajectory().shape == (2, 2, 1 + SPACE.dim)
 
 
 def test_nothing_remembered_and_alone_gives_the_very_same_tensors():
@@ -181,17 +180,6 @@ def test_figures():
     assert 0 < figures.mean_push <= SETTINGS.strength
 
 
-def test_trajectory_runs_from_the_first_evaluation_to_the_last():
-    run, plain = start(), noise(2)
-    sigmas = torch.linspace(10, 0.1, 20)
-    for sigma in sigmas.tolist():
-        denoise(run, noise(2), sigma, model=lambda x: plain)
-    trajectory = run.trajectory(points=5)
-    assert trajectory.shape == (2, 5, 1 + SPACE.dim)
-    assert torch.allclose(trajectory[:, [0, -1], 0], -2 * sigmas[[0, -1]].log())
-    assert torch.allclose(trajectory[0, 2, 1:], SPACE.embed(plain)[0])
-
-
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_keeps_the_dtype_of_the_model(kind, dtype):
@@ -205,5 +193,4 @@ def test_does_not_touch_the_global_random_state(kind):
     before = torch.random.get_rng_state()
     run = start(remembered(noise(3), kind))
     shift(run, noise(3))
-    run.trajectory()
     assert torch.equal(before, torch.random.get_rng_state())

@@ -45,7 +45,6 @@ def record(memory: NoveltyMemory, *places: float, **changes) -> Recorded:
     """Records a batch of samples that lie at these places and whose content is their place."""
     embedding = at(*places)
     arguments = {"hashes": content_hashes(embedding), "embedding": embedding,
-                 "trajectory": torch.zeros(len(places), 2, 1 + DIM),
                  "prompt": torch.ones(PROMPT_DIM) / 8, "seed": 7,
                  "settings": {"strength": 0.3}, "previews": [b"png"] * len(places)}
     return memory.record(memory.bank.at(), SPACE, **arguments | changes)

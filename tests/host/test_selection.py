@@ -305,7 +305,7 @@ def test_a_memory_of_another_space_is_refused(keep, drawings, fresh_host):
     memory = fresh_host.pack("guidance.novelty_memory").NoveltyMemory(
         url=fresh_host.pack("nodes._host").default_database(), name="test")
     memory.record(memory.bank.at(), "latent-8x8/1/Flux/16", hashes=["0" * 64],
-                  embedding=torch.zeros(1, 16 * 64), trajectory=None, prompt=None, seed=0,
+                  embedding=torch.zeros(1, 16 * 64), prompt=None, seed=0,
                   settings={}, previews=[None])
     with pytest.raises(RunFailed, match="remembers samples of feature space .*Flux/16") as failed:
         keep({"kept": against_memory()}, [drawings])
