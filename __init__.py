@@ -27,6 +27,14 @@ def load_nodes(modules: Iterable[str] = MODULES) -> list[type]:
     return found
 
 
+def add_routes() -> None:
+    """What the memory panel asks the server; without it the nodes still work."""
+    try:
+        importlib.import_module(".nodes._memory_routes", __package__).add_routes()
+    except Exception:
+        log.exception("The memory panel will not work: nodes/_memory_routes.py failed.")
+
+
 async def comfy_entrypoint():
     try:
         from comfy_api.latest import ComfyExtension
@@ -34,6 +42,9 @@ async def comfy_entrypoint():
         raise ImportError("Uncommon needs ComfyUI 0.30.0 or newer; please update it.") from error
 
     class Uncommon(ComfyExtension):
+        async def on_load(self) -> None:
+            add_routes()
+
         async def get_node_list(self) -> list[type]:
             return load_nodes()
 

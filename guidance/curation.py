@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .memory import Entry, MemoryLogError
+from .memory import Entry, MemoryLog, MemoryLogError
 from .memory.bank import NEAREST
+from .memory.undo import undo_forgetting
 from .novelty_memory import NoveltyMemory, novelty_percentile
 
-FORGET = ("last", "one", "all")
+FORGET = ("last", "one", "all", "chosen", "undo")
+MOST_CHOSEN = 1_000_000  # samples that a text may name
 
 
 class Remembering:
@@ -51,12 +53,35 @@ class Remembering:
         return "\n".join([*lines, _now(self.memory)])
 
 
-def forget(memory: NoveltyMemory, what: str, count: int, number: int) -> str:
-    """Forgets the last `count` samples, the one of revision `number`, or all; tells what was done.
+def chosen_numbers(text: str) -> list[int]:
+    """The numbers in "3, 5, 8-12". Raises MemoryLogError where it says anything else."""
+    numbers: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = part.partition("-")
+        try:
+            span = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            span = range(0)
+        if not span or span[0] < 1 or len(numbers) + len(span) > MOST_CHOSEN:
+            raise MemoryLogError(
+                f'"{part}" does not name samples. Write numbers and spans of numbers from 1 on, '
+                f"at most {MOST_CHOSEN} in all, with commas between them: 3, 5, 8-12.")
+        numbers += span
+    if not numbers:
+        raise MemoryLogError("No samples are chosen. Write their numbers into `numbers`, with "
+                             "commas between them: 3, 5, 8-12.")
+    return numbers
 
-    Raises MemoryLogError if the memory is frozen, and RevisionError if `number` is no live sample.
+
+def forget(memory: NoveltyMemory, what: str, count: int, number: int, numbers: str = "") -> str:
+    """Forgets the last `count` samples, the one of revision `number`, all, or those in the text
+    `numbers`; or takes the last forgetting back. Tells what was done.
+
+    Raises MemoryLogError if the memory is frozen, and RevisionError if one is no live sample.
     """
     memory.check_learns()
+    if what == "undo":
+        return undo(memory)
     before = memory.log.stats().live_samples
     if what == "one":
         memory.log.forget([number], "user: one")
@@ -64,10 +89,26 @@ def forget(memory: NoveltyMemory, what: str, count: int, number: int) -> str:
         memory.log.forget_last(count)
     elif what == "all":
         memory.log.forget_all()
+    elif what == "chosen":
+        memory.log.forget(chosen_numbers(numbers), "user: chosen")
     else:
         raise MemoryLogError(f'Cannot forget "{what}"; expected one of {", ".join(FORGET)}.')
     gone = before - memory.log.stats().live_samples
     told = f"forgot {gone} of {before} samples" if before else "nothing to forget"
+    return f"{memory.name}: {told}\n{_now(memory)}"
+
+
+def undo(memory: NoveltyMemory) -> str:
+    """Takes the last forgetting back that is not taken back yet; tells what was done."""
+    restored = undo_forgetting(MemoryLog(memory.url).database, memory.name)
+    if restored.numbers:
+        first, last = restored.numbers[0], restored.numbers[-1]
+        told = (f"{len(restored.numbers)} samples came back, as number{'s' * (last > first)} "
+                f"{first}" + f" to {last}" * (last > first))
+    else:
+        told = "nothing to take back"
+    if restored.lost:
+        told += f"; {restored.lost} were dropped for good when the memory was made smaller"
     return f"{memory.name}: {told}\n{_now(memory)}"
 
 

@@ -16,9 +16,11 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..guidance.noise_level import NoiseLevel
+from ..guidance.novelty_memory import NoveltyMemory
 
 NOT_DIFFUSION = (comfy.model_sampling.IMG_TO_IMG, comfy.model_sampling.IMG_TO_IMG_FLOW)
 PREVIEW_SIZE = 64
+MEMORY_CHANGED = "uncommon.memory"  # the event's name
 
 
 def default_database() -> str:
@@ -74,6 +76,19 @@ def show_on_node(node_id: str, text: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.send_progress_text(text, node_id, server.client_id)
+
+
+def tell_memory_changed(memory: NoveltyMemory, **more: object) -> None:
+    """Tells every open page that a memory has a new revision; `more`: what a run has to tell."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        stats = memory.log.stats()
+        server.send_sync(MEMORY_CHANGED, {
+            "memory": memory.name, "shared": memory.url != default_database(),
+            "revision": stats.revision, "samples": stats.live_samples, "bytes": stats.live_bytes,
+            **more})
 
 
 def running_node() -> tuple[str, str]:

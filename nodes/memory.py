@@ -167,6 +167,7 @@ class RememberSamples(io.ComfyNode):
         if folder:
             importer.add_folder(folder, (width, height))
         report = importer.report()
+        _host.tell_memory_changed(memory)
         return io.NodeOutput(memory, report, ui=_shown(cls, report))
 
 
@@ -188,7 +189,8 @@ class ForgetSamples(io.ComfyNode):
                 io.Combo.Input(
                     "what", options=list(FORGET), default=FORGET[0],
                     tooltip="last: the newest `count` samples. one: the sample `number`. all: "
-                            "every sample."),
+                            "every sample. chosen: those in `numbers`. undo: takes the last "
+                            "forgetting back; its samples come back under new numbers."),
                 io.Int.Input(
                     "count", default=1, min=1, max=2 ** 31 - 1,
                     tooltip="How many of the newest samples, where `what` is last."),
@@ -196,6 +198,10 @@ class ForgetSamples(io.ComfyNode):
                     "number", default=1, min=1, max=2 ** 31 - 1,
                     tooltip="Which sample, where `what` is one: the number that Memory Info "
                             "shows."),
+                io.String.Input(
+                    "numbers", default="", optional=True,
+                    tooltip="Which samples, where `what` is chosen: numbers and spans, with "
+                            "commas between them, as in 3, 5, 8-12."),
             ],
             outputs=[
                 NoveltyMemoryType.Output(
@@ -213,8 +219,9 @@ class ForgetSamples(io.ComfyNode):
         return float("nan")  # a new one each time: it differs from every other, so the node runs
 
     @classmethod
-    def execute(cls, memory, what, count, number) -> io.NodeOutput:
-        report = forget(memory, what, count, number)
+    def execute(cls, memory, what, count, number, numbers="") -> io.NodeOutput:
+        report = forget(memory, what, count, number, numbers)
+        _host.tell_memory_changed(memory)
         return io.NodeOutput(memory, report, ui=_shown(cls, report))
 
 

@@ -56,9 +56,9 @@ def remember(**inputs) -> tuple[str, dict]:
                                         "width": 16, "height": 16} | inputs)
 
 
-def forget(what: str, count: int = 1, number: int = 1) -> tuple[str, dict]:
+def forget(what: str, count: int = 1, number: int = 1, **more) -> tuple[str, dict]:
     return ("UncommonForgetSamples", {"memory": ["memory", 0], "what": what, "count": count,
-                                      "number": number})
+                                      "number": number} | more)
 
 
 def info(**inputs) -> tuple[str, dict]:
@@ -221,6 +221,22 @@ def test_forgets_one_by_its_number(fresh_host, draws, memory_only, samples):
     assert "forgot 1 of 3 samples" in run.outputs["gone"][1]
     with pytest.raises(RunFailed, match="no live sample at revision 2"):
         fresh_host.run(memory_only(gone=forget("one", number=2)))
+
+
+def test_forgets_chosen_samples_and_takes_it_back(fresh_host, draws, memory_only, samples):
+    for _ in range(3):
+        fresh_host.run(draws())
+    before = {entry.content_hash for entry in samples()}
+    fresh_host.run(memory_only(gone=forget("chosen", numbers="1, 3")))
+    assert [entry.revision for entry in samples()] == [2]
+    run = fresh_host.run(memory_only(back=forget("undo")))
+    assert "2 samples came back, as numbers 5 to 6" in run.outputs["back"][1]
+    assert [entry.revision for entry in samples()] == [2, 5, 6]
+    assert {entry.content_hash for entry in samples()} == before
+    fresh_host.run(draws())  # the guidance works with what came back
+    assert len(samples()) == 4
+    with pytest.raises(RunFailed, match="No samples are chosen"):
+        fresh_host.run(memory_only(gone=forget("chosen")))
 
 
 def test_two_forget_nodes_alike_both_run(fresh_host, draws, memory_only, samples):
