@@ -17,6 +17,10 @@ class FeatureSpaceError(MemoryLogError):
     """Samples of one feature space offered to a memory of another."""
 
 
+class ExchangeError(MemoryLogError):
+    """A memory that cannot be written to a file, or a file that is no memory."""
+
+
 class RevisionError(MemoryLogError):
     """A revision that does not exist, or is not a live sample where one is needed."""
 
