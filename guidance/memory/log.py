@@ -21,7 +21,7 @@ import torch
 from sqlalchemy import URL, Column, Row, select
 from torch import Tensor
 
-from . import rows
+from . import cap, rows
 from .database import Database
 from .entry import Entry, Sample, decode_entry, encode_sample
 from .errors import (
@@ -237,20 +237,17 @@ class Memory:
         """Forget every live sample; the new revision. The feature space stays."""
         return self._forget_newest(None, "user: all")
 
-    def enforce_cap(self, max_bytes: int) -> list[int]:
+    def enforce_cap(self, max_bytes: int, when_full: str = "oldest") -> list[int]:
         """Drop payloads until the memory holds at most `max_bytes`; the revisions newly forgotten.
 
         Payloads of samples that were forgotten before go first, in the order of forgetting. If that
-        is not enough, the oldest live samples are forgotten, by a row whose reason is the cap, and
-        their payloads go. Freed space serves later samples; `compact` shrinks the file.
+        is not enough, live samples are forgotten, by a row whose reason is the cap, and their
+        payloads go; which ones, see cap.py. Freed space serves later samples; `compact` shrinks the
+        file.
         """
-        reason = f"cap {max_bytes / 2 ** 20:g} MB"
         with self._database.write() as connection:
             row = rows.find(connection, self.name, lock=True)
-            forgotten, live = rows.sizes_above(connection, row, max_bytes)
-            rows.forget(connection, row, live, reason)
-            rows.drop(connection, row, forgotten | live, reason)
-            return list(live)
+            return cap.enforce(connection, row, max_bytes, when_full)
 
     def compact(self) -> int:
         """Drop the payloads of all forgotten samples and shrink the file; the bytes dropped."""
@@ -258,7 +255,7 @@ class Memory:
             row = rows.find(connection, self.name, lock=True)
             if row is None:
                 return 0
-            sizes = rows.forgotten_sizes(connection, row)
+            sizes = dict(map(tuple, rows.stored(connection, row, live=False)))
             rows.drop(connection, row, sizes, "compacted by the user")
         self._database.shrink()
         return sum(sizes.values())

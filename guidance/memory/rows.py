@@ -107,25 +107,14 @@ def live_sizes_of(connection: Connection, row: Row, revisions: Sequence[int]) ->
                     entry.c.forgotten_at == STILL_LIVE))}
 
 
-def forgotten_sizes(connection: Connection, row: Row) -> dict[int, int]:
-    """Forgotten samples that still have their payloads."""
-    return {found.revision: found.size_bytes for found in _stored(connection, row)
-            if found.forgotten_at != STILL_LIVE}
-
-
-def sizes_above(connection: Connection, row: Row | None, max_bytes: int
-                ) -> tuple[dict[int, int], dict[int, int]]:
-    """Samples to drop for the memory to fit: forgotten ones, and the live ones if need be."""
-    forgotten, live = {}, {}
-    excess = row.stored_bytes - max_bytes if row else 0
-    if excess > 0:
-        for found in _stored(connection, row):
-            sizes = live if found.forgotten_at == STILL_LIVE else forgotten
-            sizes[found.revision] = found.size_bytes
-            excess -= found.size_bytes
-            if excess <= 0:
-                break
-    return forgotten, live
+def stored(connection: Connection, row: Row, live: bool) -> Iterable[Row]:
+    """(revision, size_bytes) of the live samples, oldest first, or of the forgotten ones that still
+    have their payloads, in the order of forgetting."""
+    return connection.execute(
+        select(entry.c.revision, entry.c.size_bytes)
+        .where(entry.c.memory_id == row.id, entry.c.dropped_time.is_(None),
+               entry.c.forgotten_at == STILL_LIVE if live else entry.c.forgotten_at < STILL_LIVE)
+        .order_by(entry.c.forgotten_at, entry.c.revision))
 
 
 def append(connection: Connection, row: Row,
@@ -186,16 +175,6 @@ def first_whole_revision(connection: Connection, row: Row) -> int:
 
 def now() -> datetime:
     return datetime.now(timezone.utc)
-
-
-def _stored(connection: Connection, row: Row) -> Iterable[Row]:
-    """(revision, forgotten_at, size_bytes) of samples with payloads: in the order of forgetting,
-    then the live ones, oldest first."""
-    return connection.execute(
-        select(entry.c.revision, entry.c.forgotten_at, entry.c.size_bytes)
-        .where(entry.c.memory_id == row.id, entry.c.forgotten_at.is_not(None),
-               entry.c.dropped_time.is_(None))
-        .order_by(entry.c.forgotten_at, entry.c.revision))
 
 
 def _execute_ranges(connection: Connection, row: Row, ranges: Sequence[tuple[int, int]],

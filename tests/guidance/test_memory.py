@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import chisquare
 from sqlalchemy import create_engine, event, inspect, text
 
 from guidance.memory import schema
@@ -321,6 +322,50 @@ def test_cap_drops_forgotten_payloads_before_live_samples(log: MemoryLog):
     assert memory.enforce_cap(0) == [3, 4, 6]
     assert memory.stats().total_bytes == 0
     assert memory.append(samples(1), SPACE).last_revision == 11
+
+
+def arrivals(path: Path, when_full: str, salt: int, batch: int = 100) -> list[int]:
+    """Which of 300 samples are still there when only 60 have room, by the order of arrival."""
+    memory = MemoryLog(path).memory(f"{when_full} {salt} {batch}")
+    size = 2 * 4
+    for first in range(0, 300, batch):
+        memory.append([Sample(
+            content_hash=hashlib.sha256(f"{salt} {n}".encode()).hexdigest(),
+            embedding=torch.ones(2), settings={"number": n})
+            for n in range(first, first + batch)], SPACE)
+        memory.enforce_cap(60 * size, when_full)
+        assert memory.stats().total_bytes <= 60 * size
+    return [entry.settings["number"] for entry in memory.samples()]
+
+
+def test_reservoir_keeps_a_uniform_sample_of_all_that_came(path: Path):
+    """Chi-square of the tenths of the history that survivors came in, over five histories."""
+    def uniformity(when_full: str) -> float:
+        kept = [n for salt in range(5) for n in arrivals(path, when_full, salt)]
+        assert len(kept) == 300
+        return chisquare(torch.tensor(kept).div(30, rounding_mode="floor").bincount(minlength=10)
+                         .numpy()).pvalue
+
+    assert uniformity("reservoir") > 0.01
+    assert uniformity("oldest") < 1e-9
+
+
+def test_reservoir_depends_on_the_log_alone(path: Path, tmp_path: Path):
+    kept = arrivals(path, "reservoir", 0)
+    assert kept == arrivals(tmp_path / "other.sqlite", "reservoir", 0)
+    assert kept == arrivals(path, "reservoir", 0, batch=50)
+
+
+def test_reservoir_drops_what_is_forgotten_first(log: MemoryLog):
+    memory = log.memory("m")
+    memory.append(samples(*range(1, 7)), SPACE)
+    memory.forget([2, 5], "test")
+    assert memory.enforce_cap(4 * SAMPLE_BYTES, "reservoir") == []
+    gone = memory.enforce_cap(2 * SAMPLE_BYTES, "reservoir")
+    by_lot = sorted((1, 3, 4, 6), key=lambda n: sample(n).content_hash)
+    assert gone == sorted(by_lot[2:]) and memory.live() == sorted(by_lot[:2])
+    with pytest.raises(MemoryLogError, match='when_full is "newest"; expected one of oldest'):
+        memory.enforce_cap(0, "newest")
 
 
 def test_compact_keeps_the_present(log: MemoryLog):
