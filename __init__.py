@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 
 WEB_DIRECTORY = "./web"
-MODULES = ("models", "memory", "novelty", "selection", "minority_score", "minority_classifier",
+MODULES = ("models", "memory", "memory_files", "novelty", "selection", "minority_score", "minority_classifier",
            "minority", "diversity")
 
 log = logging.getLogger("uncommon")

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
+from .memory.cap import WHEN_FULL
 from .memory.net_cache import NetCache
 from .prompt import log_similarity
-from .repulsion import REPULSIONS, Repulsion, squared_distance
+from .repulsion import REPULSIONS, Repulsion
 
 SIMILAR = -12.0  # log similarity of prompts below which a sample does not count at all
 
@@ -56,13 +57,15 @@ class Recorded:
 @dataclass(frozen=True, kw_only=True)
 class NoveltyMemory:
     """revision: the one that counts, None for the latest; learn: whether new samples are
-    remembered; max_megabytes: above it the oldest samples are forgotten."""
+    remembered; max_megabytes: above it samples are forgotten; when_full: which ones, see
+    memory/cap.py."""
 
     url: str
     name: str
     revision: int | None = None
     learn: bool = True
     max_megabytes: float = 1024.0
+    when_full: str = WHEN_FULL[0]
 
     @property
     def bank(self) -> Bank:
@@ -94,12 +97,21 @@ class NoveltyMemory:
             raise MemoryLogError(f'Memory "{self.name}" is frozen, so nothing was changed. Set '
                                  "mode to learn and revision to -1 in Novelty Memory.")
 
+    def enforce_cap(self) -> None:
+        """Forgets what is above max_megabytes."""
+        self.log.enforce_cap(int(self.max_megabytes * 2 ** 20), self.when_full)
+
+    def learn_net(self) -> None:
+        """Has the net catch up with the log."""
+        self.nets.net(self.bank.at())
+
     def recorded_by(self, prompt_id: str, revisions: Iterable[int]) -> list[Entry]:
         """Those of the revisions that are live samples which a prompt has recorded."""
-        live = sorted({*revisions} & {*self.log.live()})
-        return [entry for revision in live
+        last = self.log.revision
+        return [entry for revision in sorted({*revisions}) if revision <= last
                 for entry in self.log.entries(after=revision - 1, upto=revision)
-                if entry.settings.get("prompt_id") == prompt_id]
+                if entry.kind == "sample" and entry.forgotten_at is None
+                and entry.settings.get("prompt_id") == prompt_id]
 
     def repulsion(self, kind: str, remembered: Remembered, prompt: Tensor | None, radius: float,
                   device: torch.device) -> Repulsion | None:
@@ -109,11 +121,12 @@ class NoveltyMemory:
         """
         if len(remembered) == 0:
             return None
-        centre, prompts = remembered.embedding, remembered.prompt
-        log_weight = torch.zeros(len(remembered))
         if kind == "net":
             net = self.nets.net(remembered)
-            centre, prompts, log_weight = net.centre.clone(), net.prompt, net.mass.log()
+            centre, prompts, log_weight = net.centre, net.prompt, net.mass.log()
+        else:
+            centre, prompts = remembered.embedding, remembered.prompt
+            log_weight = torch.zeros(len(remembered))
         similarity = 0 * log_weight if prompt is None else log_similarity(prompt, prompts)
         counts = similarity > SIMILAR
         if not bool(counts.any()):
@@ -133,7 +146,7 @@ class NoveltyMemory:
         embedding = embedding.cpu()
         distance = torch.empty(0)
         if len(remembered):
-            distance = squared_distance(embedding, remembered.embedding).min(dim=1).values.sqrt()
+            distance = self.nets.net(remembered).distance(embedding)
         samples = [Sample(
             content_hash=content_hash,
             embedding=embedding[i],
@@ -145,8 +158,8 @@ class NoveltyMemory:
         former = [entry.revision for entry in replaced if entry.content_hash not in hashes]
         if former:
             self.log.forget(former, "a later pass went on with it")
-        self.log.enforce_cap(int(self.max_megabytes * 2 ** 20))
-        self.nets.net(self.bank.at())
+        self.enforce_cap()
+        self.learn_net()
         return Recorded(
             appended.first_revision, appended.last_revision, len(appended.duplicates), len(former),
             distance, novelty_percentile(distance, remembered.nearest),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..guidance.curation import FORGET, describe, forget
+from ..guidance.memory.cap import WHEN_FULL
 from ..guidance.novelty_memory import NoveltyMemory
 from . import _host
 from ._images import image_files, previews_as_image
@@ -41,12 +42,18 @@ class NoveltyMemoryNode(io.ComfyNode):
                             "that an image's metadata names, with mode frozen."),
                 io.Int.Input(
                     "max_megabytes", default=1024, min=1, max=2 ** 20,
-                    tooltip="Above this size the oldest images are forgotten."),
+                    tooltip="Above this size images are forgotten, the oldest first."),
                 io.String.Input(
                     "database", default="", optional=True, advanced=True,
                     tooltip="SQLAlchemy URL of a database to share between machines, e.g. "
                             "postgresql+psycopg://user@host/name. Empty: a file in ComfyUI's user "
                             "folder."),
+                io.Combo.Input(
+                    "when_full", options=list(WHEN_FULL), default=WHEN_FULL[0], optional=True,
+                    advanced=True,
+                    tooltip="What is forgotten above max_megabytes. oldest: the images that came "
+                            "first. reservoir: any, with equal chances, so that what stays is a "
+                            "fair sample of all that ever came; a new image may go at once."),
             ],
             outputs=[NoveltyMemoryType.Output(
                 display_name="memory", tooltip="The memory, for Novelty Guidance and others.")],
@@ -57,16 +64,17 @@ class NoveltyMemoryNode(io.ComfyNode):
         return None in (mode, revision) or cls._problem(mode, revision) or True  # None: linked
 
     @classmethod
-    def fingerprint_inputs(cls, name, mode, revision, max_megabytes, database=""):
+    def fingerprint_inputs(cls, name, mode, revision, max_megabytes, database="", **inputs):
         """Changes with the memory, so that what it guides runs again exactly when it has learnt."""
         memory = cls._memory(name, mode, revision, max_megabytes, database)
         return memory.resolve()
 
     @classmethod
-    def execute(cls, name, mode, revision, max_megabytes, database="") -> io.NodeOutput:
+    def execute(cls, name, mode, revision, max_megabytes, database="",
+                **options) -> io.NodeOutput:
         if problem := cls._problem(mode, revision):
             raise ValueError(problem)
-        memory = cls._memory(name, mode, revision, max_megabytes, database)
+        memory = cls._memory(name, mode, revision, max_megabytes, database, **options)
         memory.bank.at(memory.revision)  # raises RevisionError or StorageError here, on this node
         return io.NodeOutput(memory)
 
@@ -83,10 +91,11 @@ class NoveltyMemoryNode(io.ComfyNode):
         return None
 
     @classmethod
-    def _memory(cls, name, mode, revision, max_megabytes, database) -> NoveltyMemory:
+    def _memory(cls, name, mode, revision, max_megabytes, database, **options) -> NoveltyMemory:
         return NoveltyMemory(
             url=database or _host.default_database(), name=name, learn=mode == "learn",
-            revision=None if revision == LATEST else revision, max_megabytes=max_megabytes)
+            revision=None if revision == LATEST else revision, max_megabytes=max_megabytes,
+            **options)
 
 
 class RememberSamples(io.ComfyNode):
