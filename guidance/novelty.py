@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .evaluation import Evaluation
 from .latent_space import LatentSpace
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
@@ -73,25 +74,30 @@ class NoveltyRun:
         self.settings = settings
         self._through_model = repulsion is None or repulsion.through_model
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
-        self._previous: Tensor | None = None  # x0-hat of the evaluation before
+        self._alone = Evaluation()
         self._mates = False  # whether the samples of the batch push each other
 
     def denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
-                level: NoiseLevel) -> Tensor:
+                level: NoiseLevel, shared: Evaluation | None = None) -> Tensor:
         """x0-hat of `model` at x `[batch, ...]`, led towards the new.
 
-        sigma: `[batch]`, the host's numbers for the noise level, compared with the window.
+        sigma: `[batch]`, the host's numbers for the noise level, compared with the window; shared:
+        with the other guidance of the run, if there is any.
         """
+        at = self._alone if shared is None else shared
+        return at.run(x, lambda: self._denoise(model, x, sigma, level, at))
+
+    def _denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
+                 level: NoiseLevel, at: Evaluation) -> Tensor:
         self._mates = len(x) > 1 and self.settings.batch > 0
         active = self.settings.strength > 0 and (self.repulsion is not None or self._mates)
         if active and self._through_model:
-            if self._previous is not None:
-                x = x + self._shift(x, self._previous, sigma, level)
-            denoised = self._previous = model(x)
-        else:
-            denoised = model(x)
-        if active and not self._through_model:
-            shift = self._shift(x, denoised, sigma, level)
+            if at.previous is not None:
+                x = x + self._shift(at.x, at.previous, sigma, level)
+            return at.answered(model(x))
+        denoised = at.answered(model(x))
+        if active:
+            shift = self._shift(at.x, at.plain, sigma, level)
             signal = level.like(level.signal, x).to(shift.dtype)
             denoised = denoised + shift / signal.clamp(min=torch.finfo(shift.dtype).tiny)
         return denoised

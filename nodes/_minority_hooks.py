@@ -12,7 +12,7 @@ from ..guidance.minority_report import boost_report, minority_report
 from . import _host
 from ._adm_model import PixelSpace
 from ._latents import feature_space
-from ._sampling_hooks import KEYS, SamplingHooks, levels, unfit
+from ._sampling_hooks import KEYS, SamplingHooks, levels, running, unfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +125,8 @@ class BoostHooks(SamplingHooks):
             if self.skip and latent_image is not None:  # it would shine through at less noise
                 latent_image = torch.zeros_like(latent_image)
             sigmas = sigmas[self.skip:]
-        runs = guider.model_options.setdefault("transformer_options", {}).setdefault(self.key, {})
-        runs[self] = clips
-        try:
+        with running(guider, self.key, self, clips):
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
                               disable_pbar, seed, latent_shapes=latent_shapes)
-        finally:
-            del runs[self]
         self._tell(text)
         return result

@@ -19,7 +19,7 @@ from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
 from . import _host
 from ._latents import latent_space
-from ._sampling_hooks import unfit
+from ._sampling_hooks import SHARED, running, unfit
 
 KEY = "uncommon.novelty"
 log = logging.getLogger("uncommon")
@@ -71,12 +71,13 @@ class NoveltyHooks:
         return patched
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
-        run = model_options.get("transformer_options", {}).get(KEY, {}).get(self)
+        options = model_options.get("transformer_options", {})
+        run = options.get(KEY, {}).get(self)
         if run is None:
             return executor(x, timestep, model_options, seed)
         level = _host.noise_level(executor.class_obj.inner_model.model_sampling, timestep)
         return run.denoise(lambda x_t: executor(x_t, timestep, model_options, seed),
-                           x, timestep, level)
+                           x, timestep, level, options[SHARED])
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None,
                      callback=None, disable_pbar=False, seed=None, latent_shapes=None):
@@ -93,12 +94,8 @@ class NoveltyHooks:
 
         guided = self._begin(guider, latent_image, seed)
         whole = len(sigmas) > 1 and float(sigmas[-1]) == 0  # uni_pc changes its sigmas later
-        runs = guider.model_options.setdefault("transformer_options", {}).setdefault(KEY, {})
-        runs[self] = guided.run
-        try:
+        with running(guider, KEY, self, guided.run):
             result = sample()
-        finally:
-            del runs[self]
         try:
             self._end(guided, result, whole)
         except Exception as error:  # a full disk shall not cost the user the image
@@ -130,9 +127,13 @@ class NoveltyHooks:
         if whole and self.memory.learn and self.options.record:
             recorded = self._record(guided, result)
             guided.note["recorded"] = [*range(recorded.first_revision, recorded.last_revision + 1)]
+        figures = guided.run.figures()
         self._tell(novelty_report(
             self.memory, guided.revision, len(guided.remembered), self.options.strength,
-            self.options.record, whole, guided.run.figures(), recorded))
+            self.options.record, whole, figures, recorded))
+        _host.tell_memory_changed(
+            self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
+            novelty=[] if recorded is None else recorded.novelty.tolist())
 
     def _earlier_pass(self, model, space: LatentSpace, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..guidance.evaluation import Evaluation
 from ..guidance.noise_level import NoiseLevel
 from ..guidance.step_window import StepWindow
 from . import _host
 
 KEYS = "uncommon."  # what the keys of this pack's runs begin with, in the host's options
+SHARED = KEYS + "evaluation"
 log = logging.getLogger("uncommon")
 
 
@@ -53,13 +57,22 @@ class SamplingHooks:
         return patched
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
-        run = model_options.get("transformer_options", {}).get(self.key, {}).get(self)
+        options = model_options.get("transformer_options", {})
+        run = options.get(self.key, {}).get(self)
         if run is None:
             return executor(x, timestep, model_options, seed)
-        sigma = Reading(timestep[0])
-        denoised = executor(x, timestep, model_options, seed)
-        return self._guide(run, executor, x, timestep, model_options, seed, denoised,
-                           sigma.number())
+        at = options[SHARED]
+
+        def guided() -> Tensor:
+            sigma = Reading(timestep[0])
+            denoised = at.answered(executor(x, timestep, model_options, seed))
+            pushed = self._guide(run, executor, at.x, timestep, model_options, seed, at.plain,
+                                 sigma.number())
+            if pushed is at.plain:
+                return denoised
+            return pushed if denoised is at.plain else denoised + (pushed - at.plain)
+
+        return at.run(x, guided)
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None,
                      callback=None, disable_pbar=False, seed=None, latent_shapes=None):
@@ -77,13 +90,8 @@ class SamplingHooks:
         if run.idle:
             result = sample()
         else:
-            runs = guider.model_options.setdefault("transformer_options", {}).setdefault(
-                self.key, {})
-            runs[self] = run
-            try:
+            with running(guider, self.key, self, run):
                 result = sample()
-            finally:
-                del runs[self]
         self._tell(self._report(run))
         return result
 
@@ -102,6 +110,19 @@ class SamplingHooks:
             schedule=tuple(sigmas.tolist()), every=every,
             sigma_start=float(sampling.percent_to_sigma(self.options.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(self.options.end_percent)))
+
+
+@contextmanager
+def running(guider, key: str, hooks, run) -> Iterator[None]:
+    """Within, the evaluations of a sampling run find the run of a node, and what it shares."""
+    options = guider.model_options.setdefault("transformer_options", {})
+    options.setdefault(SHARED, Evaluation())
+    runs = options.setdefault(key, {})
+    runs[hooks] = run
+    try:
+        yield
+    finally:
+        del runs[hooks]
 
 
 def levels(guider, timestep: Tensor, sigma: float) -> tuple[NoiseLevel, float]:

@@ -1,0 +1,277 @@
+"""One case of the matrix: a kind of model, a sampler, a schedule, CFG and guidance, and what must
+hold of them.
+
+The case is drawn three times through the host's own sampling: unpatched, with guidance of strength
+0, and guided. What the sampler and the model saw of each evaluation is compared with the closed
+form of the push, for each image of the batch by itself, at the noise level that the host's own
+`noise_scaling` tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from benchmarks.closed_form import (
+    Direction,
+    Place,
+    agree,
+    away_from,
+    signal_and_noise,
+    spread,
+)
+from demo.host import InProcessHost
+from demo.host.small_models import MODELS, prompt
+
+STEPS, BATCH, SEED = 3, 2, 0
+SCALE, STRENGTH, RADIUS = 3.0, 0.5, 2.0
+WINDOW = {"start_percent": 0.1, "end_percent": 0.9}
+GUIDANCE = ("novelty", "minority", "novelty+minority", "minority+novelty")
+EDGE = 1e-4  # relative: nearer to an end of a window, rounding decides on which side one is
+
+
+def axes() -> dict[str, list]:
+    """What the host offers, and what we add to it."""
+    return {"model": [name for name, one in MODELS.items() if not one.video],
+            "sampler": list(comfy.samplers.SAMPLER_NAMES),
+            "scheduler": list(comfy.samplers.SCHEDULER_NAMES),
+            "cfg": [1.0, 3.0], "guidance": list(GUIDANCE)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    model: str
+    sampler: str
+    scheduler: str
+    cfg: float
+    guidance: str
+
+
+@dataclass
+class Outcome:
+    """failures: what did not hold; refused: why the host itself cannot draw this case, if so;
+    evaluations: of the model in the guided run; off_grid: those between the levels of the schedule;
+    outside: those outside the window; pushed: pushes that should be, one a node and evaluation."""
+
+    failures: list[str] = field(default_factory=list)
+    refused: str | None = None
+    evaluations: int = 0
+    off_grid: int = 0
+    outside: int = 0
+    pushed: int = 0
+
+
+class Probe:
+    """A PREDICT_NOISE wrapper that notes what passes it."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+
+    def attach(self, model, key: str):
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, self)
+        return model
+
+    def __call__(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
+        kept, sigma = x.clone(), timestep.clone()
+        schedule = model_options["transformer_options"]["sample_sigmas"].clone()
+        out = executor(x, timestep, model_options, seed)
+        self.seen.append(Seen(x, kept, sigma, schedule, out.clone()))
+        return out
+
+
+class Seen(NamedTuple):
+    """asked: the very tensor; x, out: what it held and what came back; sigma `[batch]`."""
+
+    asked: Tensor
+    x: Tensor
+    sigma: Tensor
+    schedule: Tensor
+    out: Tensor
+
+
+class Matrix:
+    """Draws cases. folder: for the memories, one for each kind of model."""
+
+    def __init__(self, host: InProcessHost, folder) -> None:
+        self.host, self.folder = host, folder
+        self.classifier = Direction()
+        self.told: list[tuple[str, str]] = []
+        self._models: dict[str, object] = {}
+        self._remembered: set[str] = set()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within, what the nodes tell the user goes to `told`."""
+        module = self.host.pack("nodes._host")
+        before = module.show_on_node
+        module.show_on_node = lambda node_id, text: self.told.append((node_id, text))
+        try:
+            yield
+        finally:
+            module.show_on_node = before
+
+    def model(self, name: str):
+        if name not in self._models:
+            self._models[name] = MODELS[name].load()
+        return self._models[name]
+
+    def node(self, node_id: str, **inputs):
+        """The first output of one of the pack's nodes."""
+        node = self.host.pack_nodes[node_id].PREPARE_CLASS_CLONE(None)
+        node.hidden.unique_id = node_id
+        with torch.inference_mode():
+            return node.execute(**inputs).args[0]
+
+    def memory(self, name: str, learn: bool = False):
+        url = f"sqlite:///{(self.folder / 'matrix.sqlite').as_posix()}"
+        return self.host.pack("guidance.novelty_memory").NoveltyMemory(
+            url=url, name=name, learn=learn)
+
+    def remember(self, name: str) -> None:
+        """What the model draws in one step, in two and in three: near what every sampler meets."""
+        if name in self._remembered:
+            return
+        model = self.with_novelty(self.model(name), name, strength=0.0, record=True,
+                                  memory=self.memory(name, learn=True))
+        for steps in (1, 2, 3):
+            self.draw(model, Case(model=name, sampler="euler", scheduler="normal", cfg=3.0,
+                                  guidance="novelty"), steps=steps)
+        self._remembered.add(name)
+
+    def with_novelty(self, model, name: str, **changes):
+        inputs = {"memory": self.memory(name), "strength": STRENGTH, "radius": RADIUS,
+                  "repulsion": "exact", "prompt_aware": False, "batch_repulsion": 0.0,
+                  "record": False} | WINDOW | changes
+        return self.node("UncommonNoveltyGuidance", model=model, **inputs)
+
+    def with_minority(self, model, **changes):
+        inputs = {"classifier": self.classifier, "rarity": 99.0, "scale": SCALE,
+                  "mode": "class"} | WINDOW | changes
+        return self.node("UncommonMinorityGuidance", model=model, **inputs)
+
+    def guided(self, case: Case, strength: float = 1.0, model=None):
+        """The MODEL with the case's guidance, times a strength, between two probes."""
+        outer, inner = Probe(), Probe()
+        model = outer.attach(self.model(case.model) if model is None else model, "outer")
+        for kind in case.guidance.split("+"):
+            if kind == "novelty":
+                self.remember(case.model)
+                model = self.with_novelty(model, case.model, strength=strength * STRENGTH)
+            else:
+                model = self.with_minority(model, scale=strength * SCALE)
+        return inner.attach(model, "inner"), outer, inner
+
+    def draw(self, model, case: Case, *, steps: int = STEPS, latent: Tensor | None = None,
+             noise: Tensor | None = None, positive: list | None = None, **more) -> Tensor:
+        """What KSampler draws; more: as comfy.sample.sample takes it."""
+        latent = MODELS[case.model].latent(BATCH) if latent is None else latent
+        with torch.inference_mode():
+            noise = comfy.sample.prepare_noise(latent, SEED) if noise is None else noise
+            return comfy.sample.sample(
+                model, noise, steps, case.cfg, case.sampler, case.scheduler,
+                prompt(1) if positive is None else positive, prompt(2), latent, disable_pbar=True,
+                seed=SEED, **more)
+
+    def check(self, case: Case) -> Outcome:
+        """Draws the case and tells what does not hold."""
+        outcome, self.told = Outcome(), []
+        with self.listening():
+            try:
+                plain = self.draw(self.model(case.model), case)
+            except Exception as error:  # noqa: BLE001 - whatever the host says, it says the same
+                outcome.refused = f"{type(error).__name__}: {error}"
+            neutral, outer, inner = self.guided(case, 0.0)
+            try:
+                drawn = self.draw(neutral, case)
+            except Exception as error:  # noqa: BLE001
+                if outcome.refused != f"{type(error).__name__}: {error}":
+                    outcome.failures.append(f"strength 0: {type(error).__name__}: {error}")
+                return outcome
+            if outcome.refused:
+                outcome.failures.append(f"unpatched: {outcome.refused}, but strength 0 is drawn")
+                return outcome
+            if not torch.equal(drawn.nan_to_num(), plain.nan_to_num()):
+                outcome.failures.append("strength 0 is not the unpatched model")
+            if any(one.asked is not other.asked for one, other in zip(outer.seen, inner.seen,
+                                                                      strict=True)):
+                outcome.failures.append("strength 0 gives the model another tensor")
+            model, outer, inner = self.guided(case)
+            self.told = []
+            drawn = self.draw(model, case)
+        if plain.isfinite().all() and not drawn.isfinite().all():
+            outcome.failures.append("not finite")
+        nodes = [node for node, text in self.told if text]
+        if len(nodes) != len(case.guidance.split("+")):
+            outcome.failures.append(f"told: {self.told}")
+        self.compare(case, outer, inner, outcome)
+        return outcome
+
+    def compare(self, case: Case, outer: Probe, inner: Probe, outcome: Outcome) -> Outcome:
+        """Every evaluation of a run of the case's MODEL with the closed form."""
+        sampling = self.model(case.model).get_model_object("model_sampling")
+        outcome.evaluations = len(outer.seen)
+        previous = None
+        for number, (outside, inside) in enumerate(zip(outer.seen, inner.seen, strict=True)):
+            place = self._place(sampling, outside)
+            outcome.off_grid += int(not torch.isclose(
+                outside.schedule, outside.sigma[0].to(outside.schedule), rtol=EDGE).any())
+            outcome.outside += int(not place.within)
+            for kind, found, base in (("novelty", inside.x - outside.x, outside.x),
+                                      ("minority", outside.out - inside.out, inside.out)):
+                expected, relative, certain = torch.zeros_like(place.x), 0.0, place.certain
+                if kind == "minority" and kind in case.guidance:
+                    expected, certain = self._minority(place)
+                    relative = 1e-3
+                elif kind in case.guidance and place.within and previous is not None:
+                    expected, relative = self._novelty(case.model, place, previous.double())
+                outcome.pushed += int(expected.any())
+                if certain and not agree(found, expected, base, relative):
+                    outcome.failures.append(
+                        f"{kind}, evaluation {number} at sigma {place.here:.6g}: pushed by "
+                        f"{found.norm():.6g}, should be {expected.norm():.6g}, differs by "
+                        f"{(found - expected).norm():.3g}")
+            previous = outside.out
+        return outcome
+
+    def _place(self, sampling, seen: Seen) -> Place:
+        sigma = seen.sigma.double()
+        here = float(sigma[0])
+        end, start = (float(sampling.percent_to_sigma(WINDOW[name]))
+                      for name in ("end_percent", "start_percent"))
+        return Place(seen.x.double(), *signal_and_noise(sampling, sigma), here,
+                     within=end <= here <= start,
+                     certain=min(abs(here / end - 1), abs(here / start - 1)) > EDGE)
+
+    def _minority(self, place: Place) -> tuple[Tensor, bool]:
+        """The push, and whether it is certain that there is one, or none."""
+        a, s, low = float(place.a[0]), float(place.s[0]), self.classifier.log_snr_range[0]
+        log_snr = 2 * math.log(a / s) if a > 0 else -math.inf
+        certain = place.certain and abs(abs(log_snr) - abs(low)) > 1e-2
+        if not place.within or abs(log_snr) > abs(low):
+            return torch.zeros_like(place.x), certain
+        total = math.hypot(a, s)
+        gradient = self.classifier.gradient(
+            place.x / total, torch.full_like(place.a, log_snr))
+        return SCALE * s ** 2 / (a * total) * gradient, certain
+
+    def _novelty(self, name: str, place: Place, previous: Tensor) -> tuple[Tensor, float]:
+        """The push, and how far it may be off, as a fraction: it takes distances of embeddings e in
+        float32, as |e|^2 + |e'|^2 - 2 e e'."""
+        space = self.host.pack("nodes._latents").latent_space(self.model(name))
+        embedding = space.embed(previous).double()
+        wanted = away_from(embedding, self.memory(name).bank.at().embedding.double(),
+                           RADIUS)
+        shift = spread(place.a, place.x) * space.lift(wanted.float(), previous.float()).double()
+        most = STRENGTH * (place.x - spread(place.a, place.x) * previous).flatten(1).norm(dim=1)
+        shift = shift * spread((most / shift.flatten(1).norm(dim=1)).clamp(max=1), place.x)
+        return shift, 1e-3 + 2e-6 * float(embedding.square().sum(1).max()) / RADIUS ** 2
