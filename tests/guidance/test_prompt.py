@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from guidance.adm import class_embedding
 from guidance.prompt import PROMPT_DIM, log_similarity, prompt_embedding
 
 
@@ -46,3 +47,18 @@ def test_a_sample_without_a_prompt_counts_for_every_prompt():
     nothing = torch.zeros(1, PROMPT_DIM)
     assert log_similarity(prompt_embedding(encoded(1)), nothing).item() == 0
     assert not prompt_embedding(torch.zeros(768)).any()
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(1.0, 0.0), (0.9, -1.6), (0.5, -8.0),
+                                                  (0.0, -16.0)])
+def test_the_width_of_the_kernel_is_as_documented(cosine, expected):
+    prompt, other = torch.eye(PROMPT_DIM)[:2]
+    like = cosine * prompt + (1 - cosine ** 2) ** 0.5 * other
+    assert log_similarity(prompt, like[None]).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_classes_of_the_digits_hardly_repel_each_other():
+    classes = torch.stack([prompt_embedding(class_embedding(n)) for n in range(10)])
+    similarity = torch.stack([log_similarity(one, classes) for one in classes]).exp()
+    assert torch.equal(similarity.diagonal(), torch.ones(10))
+    assert (similarity - torch.eye(10)).max() < 1e-3
