@@ -7,12 +7,15 @@ sample becomes a unit while there is room. After that the two nearest units beco
 sample joins its nearest unit, whichever loses less (MacQueen's sequential means, 1967).
 
 So the net *is* the exact kernel memory until it is full, and from then on its time and space stay
-as they are, however long the history grows. It learns in the order of the log and without chance:
-the same log gives the same net.
+as they are, however long the history grows (but for 9 bytes a sample, which say what became of it).
+It learns in the order of the log and without chance: the same log gives the same net. A forgotten
+sample takes its weight out of its unit, so nothing is learnt again; only in a net that was full
+when samples were forgotten can the centres differ a little from those of a net learnt afresh.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +24,7 @@ from .prompt import PROMPT_DIM, PROMPT_WIDTH
 from .repulsion import squared_distance
 
 CAPACITY = 2048
+PAGE = 4096  # samples that are read at once
 # Weighs prompts against embeddings when units are merged: prompts PROMPT_WIDTH apart count like
 # images this far apart, so that only images of like prompts become one.
 TYPICAL_DISTANCE = 0.4
@@ -28,20 +32,26 @@ TYPICAL_DISTANCE = 0.4
 
 class NoveltyNet:
     """centre: `[units, dim]`; prompt: `[units, PROMPT_DIM]`; mass: `[units]`, samples in each;
-    learnt: the revisions of the samples it has learnt, `[n]`; ends: the embeddings of the first and
-    the last of them, `[2, dim]`, by which a net of another log with such revisions is told.
+    learnt: the revisions of the samples it holds, `[n]`.
     """
 
     def __init__(self, dim: int, capacity: int = CAPACITY):
         self.dim = dim
         self.capacity = capacity
-        self.learnt = torch.empty(0, dtype=torch.int64)
-        self.ends = torch.zeros(2, dim)
         self._units = 0
+        self.was_full = False  # ever; from then on gaps are known
         self._point = torch.zeros(capacity, dim + PROMPT_DIM)  # embedding, and scaled prompt
+        self._norm = torch.zeros(capacity)  # squared, of each point
         self._mass = torch.zeros(capacity)
         self._gap = torch.full((capacity,), torch.inf)  # squared distance to the nearest other
         self._neighbour = torch.zeros(capacity, dtype=torch.int64)
+        self._first = torch.zeros(capacity, dtype=torch.int64)  # the sample that began each unit
+        # Of every sample ever learnt: its revision, the sample whose unit it went into (itself
+        # where it began one that is still there), and whether it still counts.
+        self._revision = torch.empty(0, dtype=torch.int32)
+        self._went_into = torch.empty(0, dtype=torch.int32)
+        self._counts = torch.empty(0, dtype=torch.bool)
+        self._ends = torch.zeros(2, dim)  # embeddings of the first and the last sample learnt
 
     @property
     def centre(self) -> Tensor:
@@ -55,82 +65,206 @@ class NoveltyNet:
     def mass(self) -> Tensor:
         return self._mass[:self._units]
 
+    @property
+    def learnt(self) -> Tensor:
+        return self._revision[self._counts].long()
+
+    @property
+    def ever(self) -> int:
+        """How many samples it has ever learnt."""
+        return len(self._revision)
+
     def state(self) -> dict[str, Tensor]:
         """Everything, as tensors."""
-        return {"point": self._point, "mass": self._mass, "gap": self._gap,
-                "neighbour": self._neighbour, "learnt": self.learnt,
-                "ends": self.ends, "units": torch.tensor([self._units])}
+        return {"point": self._point, "norm": self._norm, "mass": self._mass, "gap": self._gap,
+                "neighbour": self._neighbour, "first": self._first, "revision": self._revision,
+                "went_into": self._went_into, "counts": self._counts, "ends": self._ends,
+                "units": torch.tensor([self._units, self.was_full])}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> NoveltyNet:
+        """KeyError where the state is not of this version."""
         capacity, width = state["point"].shape
         net = cls(width - PROMPT_DIM, capacity)
-        net._point, net._mass, net.learnt = state["point"], state["mass"], state["learnt"]
-        net._gap, net._neighbour, net.ends = state["gap"], state["neighbour"], state["ends"]
-        net._units = int(state["units"])
+        for name in net.state().keys() - {"units"}:
+            setattr(net, f"_{name}", state[name])
+        net._units, net.was_full = int(state["units"][0]), bool(state["units"][1])
         return net
+
+    def copy(self) -> NoveltyNet:
+        return self.from_state({name: part.clone() for name, part in self.state().items()})
+
+    def distance(self, embedding: Tensor) -> Tensor:
+        """`[batch, dim]` -> `[batch]`: to the nearest unit, which is the nearest sample until it is
+        full."""
+        return squared_distance(embedding, self.centre).min(dim=1).values.sqrt()
+
+    def holds(self, remembered: Remembered) -> bool:
+        """Exactly these samples."""
+        return (torch.equal(self.learnt, remembered.revisions)
+                and self._knows_ends(remembered, remembered.revisions))
+
+    def can_follow(self, remembered: Remembered) -> bool:
+        """Whether these samples come after those it holds: some may be forgotten since, and some
+        be new."""
+        last = int(self._revision[-1]) if self.ever else 0
+        held, old = self.learnt, self._old(remembered)
+        if not torch.equal(old, held) and (
+                remembered.revision <= last or not bool(torch.isin(old, held).all())):
+            return False
+        return (self.ever > 0 or self.dim == remembered.dim) and self._knows_ends(remembered, old)
+
+    def follow(self, remembered: Remembered) -> None:
+        """Forgets and learns what it takes to hold exactly these samples, which it can follow."""
+        held, old = self.learnt, self._old(remembered)
+        if not torch.equal(old, held):
+            self._forget(held[~torch.isin(held, old, assume_unique=True)])
+        self.learn(remembered, first=len(old))
+
+    def _old(self, remembered: Remembered) -> Tensor:
+        """Those of the revisions that came when the last sample it learnt did, or before."""
+        last = self._revision[-1:].long() if self.ever else torch.zeros(1, dtype=torch.int64)
+        return remembered.revisions[:int(torch.searchsorted(remembered.revisions, last,
+                                                            right=True))]
 
     def learn(self, remembered: Remembered, first: int = 0) -> None:
         """Learns the samples from index `first` on, in order."""
-        points = torch.cat([remembered.embedding,
-                            remembered.prompt * (TYPICAL_DISTANCE / PROMPT_WIDTH)], dim=1)[first:]
-        room = min(self.capacity - self._units, len(points))
-        new = slice(self._units, self._units + room)
-        self._point[new] = points[:room]
-        self._mass[new] = 1
-        self._units += room
-        if room and self._units == self.capacity:
+        for start in range(first, len(remembered), PAGE):
+            end = min(start + PAGE, len(remembered))
+            embedding, prompt = remembered.read(start, end)
+            points = torch.cat([embedding, prompt * (TYPICAL_DISTANCE / PROMPT_WIDTH)], dim=1)
+            before = len(self._revision)
+            index = torch.arange(before, before + len(points), dtype=torch.int32)
+            self._revision = torch.cat([self._revision, remembered.revisions[start:end].int()])
+            self._went_into = torch.cat([self._went_into, index])
+            self._counts = torch.cat([self._counts, torch.ones(len(points), dtype=torch.bool)])
+            self._ends = torch.stack([embedding[0] if before == 0 else self._ends[0],
+                                      embedding[-1]])
+            for sample, point in enumerate(points, start=before):
+                if self._units < self.capacity:
+                    self._add(point, sample)
+                else:
+                    self._absorb(point, sample)
+
+    def _knows_ends(self, remembered: Remembered, old: Tensor) -> bool:
+        """Whether the first and the last sample that it ever learnt, where they are among the old
+        ones, are what it knows: a net of another log with such revisions is told by them."""
+        for end, index in ((0, 0), (-1, len(old) - 1)):
+            if len(old) and old[index] == self._revision[end]:
+                embedding, _ = remembered.read(index, index + 1)
+                if not torch.equal(embedding[0], self._ends[end]):
+                    return False
+        return True
+
+    # Forgetting
+
+    def _forget(self, revisions: Tensor) -> None:
+        samples = torch.searchsorted(self._revision, revisions.int())
+        self._counts[samples] = False
+        if not self.was_full:  # each sample is a unit still, in the order they came
+            kept = self._counts[self._first[:self._units]]
+            for part in (self._point, self._norm, self._mass, self._first):
+                part[:int(kept.sum())] = part[:self._units][kept]
+            self._units = int(kept.sum())
+            return
+        unit_of = {int(sample): unit for unit, sample in enumerate(self._first[:self._units])}
+        emptied = []
+        for sample in samples.tolist():
+            unit = unit_of[self._began(sample)]
+            self._mass[unit] -= 1
+            if self._mass[unit] == 0:
+                emptied.append(unit)
+        for unit in sorted(emptied, reverse=True):
+            self._remove(unit)
+
+    def _began(self, sample: int) -> int:
+        """The sample that began the unit which holds this one."""
+        into = self._went_into
+        while (parent := int(into[sample])) != sample:
+            into[sample] = into[parent]
+            sample = parent
+        return sample
+
+    def _remove(self, unit: int) -> None:
+        """The last unit takes its place."""
+        last = self._units - 1
+        stale = (self._neighbour[:last] == unit).nonzero()[:, 0]
+        for part in (self._point, self._norm, self._mass, self._gap, self._neighbour, self._first):
+            part[unit] = part[last]
+        self._neighbour[:last][self._neighbour[:last] == last] = unit
+        self._gap[last] = torch.inf
+        self._units = last
+        self._measure(np.array(sorted({*stale.tolist(), unit} - {last})))
+
+    # Learning. Numpy's views of the same memory: its calls cost a fraction of torch's, and there
+    # are twenty of them a sample.
+
+    def _add(self, point: Tensor, sample: int) -> None:
+        unit = self._units
+        self._units += 1
+        self._place(unit, point, 1.0, sample)
+        if self.was_full:
+            self._spread(unit, self._distances(unit))
+        elif self._units == self.capacity:
             self._find_gaps()
-        for point in points[room:]:
-            self._absorb(point)
-        self.learnt = torch.cat([self.learnt, remembered.revisions[first:]])
-        if len(remembered):
-            self.ends = remembered.embedding[[0, -1]]
 
-    def has_learnt_from(self, remembered: Remembered) -> bool:
-        """Whether what it has learnt is how `remembered` begins."""
-        count = len(self.learnt)
-        if count == 0 or count > len(remembered):
-            return False
-        return (torch.equal(self.learnt, remembered.revisions[:count])
-                and torch.equal(self.ends, remembered.embedding[[0, count - 1]]))
-
-    def _find_gaps(self) -> None:
-        for rows in torch.arange(self.capacity).split(512):
-            distance = squared_distance(self._point[rows], self._point)
-            distance[torch.arange(len(rows)), rows] = torch.inf
-            self._gap[rows], self._neighbour[rows] = distance.min(dim=1)
-
-    def _absorb(self, point: Tensor) -> None:
-        distance = squared_distance(point[None], self._point)[0]
-        nearest = int(distance.argmin())
-        closest = int(self._gap.argmin())
+    def _absorb(self, point: Tensor, sample: int) -> None:
+        distance = self._distances_to(point)
+        nearest, closest = int(distance.argmin()), int(self._gap.numpy().argmin())
         if distance[nearest] <= self._gap[closest]:
+            self._went_into[sample] = self._first[nearest]
             self._join(nearest, point, 1.0)
             return
         other = int(self._neighbour[closest])
+        self._went_into[self._first[closest]] = self._first[other]
         self._join(other, self._point[closest].clone(), float(self._mass[closest]))
-        self._point[closest] = point
-        self._mass[closest] = 1
-        self._refresh(closest)
+        self._place(closest, point, 1.0, sample)
+        self._spread(closest, self._distances(closest))
 
     def _join(self, unit: int, point: Tensor, mass: float) -> None:
-        total = self._mass[unit] + mass
-        self._point[unit] += (point - self._point[unit]) * (mass / total)
-        self._mass[unit] = total
-        self._refresh(unit)
+        total = float(self._mass[unit]) + mass
+        moved = torch.lerp(self._point[unit], point, mass / total)
+        self._place(unit, moved, total, int(self._first[unit]))
+        self._spread(unit, self._distances(unit))
 
-    def _refresh(self, unit: int) -> None:
-        """The gaps that change when a unit moves: its own, and those of units near it."""
-        distance = self._distances(unit)
-        stale = (self._neighbour == unit) & (distance > self._gap)
-        nearer = distance < self._gap
-        self._gap[nearer], self._neighbour[nearer] = distance[nearer], unit
-        for other in stale.nonzero()[:, 0].tolist():
-            self._gap[other], self._neighbour[other] = self._distances(other).min(dim=0)
-        self._gap[unit], self._neighbour[unit] = distance.min(dim=0)
+    def _place(self, unit: int, point: Tensor, mass: float, sample: int) -> None:
+        self._point[unit] = point
+        self._norm[unit] = torch.dot(point, point)
+        self._mass[unit] = mass
+        self._first[unit] = sample
 
-    def _distances(self, unit: int) -> Tensor:
-        distance = squared_distance(self._point[unit][None], self._point)[0]
-        distance[unit] = torch.inf
+    def _spread(self, unit: int, distance: np.ndarray) -> None:
+        """The gaps that change when a unit moves to these distances from the others: its own, and
+        those of units near it."""
+        gap, neighbour = self._gap.numpy()[:self._units], self._neighbour.numpy()[:self._units]
+        stale = np.flatnonzero((neighbour == unit) & (distance > gap))
+        nearer = np.flatnonzero(distance < gap)
+        gap[nearer], neighbour[nearer] = distance[nearer], unit
+        neighbour[unit] = distance.argmin()
+        gap[unit] = distance[neighbour[unit]]
+        self._measure(stale)
+
+    def _measure(self, units: np.ndarray) -> None:
+        """Finds the gaps of units anew."""
+        points, norms = self._point[:self._units], self._norm[:self._units]
+        for some in torch.from_numpy(units).split(512):
+            distance = torch.addmm(norms, points[some], points.T, alpha=-2)
+            distance[torch.arange(len(some)), some] = torch.inf
+            least, self._neighbour[some] = distance.min(dim=1)
+            self._gap[some] = (least + norms[some]).clamp(min=0)
+
+    def _distances(self, unit: int) -> np.ndarray:
+        """`[units]`, squared, infinite to itself."""
+        distance = self._distances_to(self._point[unit])
+        distance[unit] = np.inf
         return distance
+
+    def _distances_to(self, point: Tensor) -> np.ndarray:
+        points, norms = self._point[:self._units], self._norm[:self._units]
+        distance = torch.addmv(norms, points, point, alpha=-2).numpy()
+        distance += float(torch.dot(point, point))
+        return np.maximum(distance, 0, out=distance)
+
+    def _find_gaps(self) -> None:
+        self.was_full = True
+        self._measure(np.arange(self.capacity))

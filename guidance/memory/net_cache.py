@@ -19,6 +19,7 @@ from .bank import Remembered
 HASH = "sha256"
 log = logging.getLogger("uncommon")
 SAVE_EVERY = 256  # samples learnt since the file was written
+KEPT = 4  # nets in RAM: of the last revisions, and of revisions that memories are frozen at
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -31,30 +32,49 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 class NetCache:
-    """The net of one memory, caught up with what is remembered. Safe to share between threads.
+    """The nets of one memory, caught up with what is remembered. Safe to share between threads.
 
-    A net that is not full yet is the remembered samples themselves and is never written.
+    A net that was never full is the remembered samples themselves and is not written.
     """
 
     def __init__(self, file: Path | None, capacity: int = CAPACITY):
         self.file = file
         self.capacity = capacity
         self._lock = threading.Lock()
-        self._net: NoveltyNet | None = None
-        self._saved = 0
+        self._nets: list[NoveltyNet] = []  # the last used first
+        self._saved = (0, 0)  # samples ever learnt, and held, when the file was written
+        self._tried = False  # to read the file
 
     def net(self, remembered: Remembered) -> NoveltyNet:
-        """The net that has learnt exactly these samples, in this order."""
+        """The net that holds exactly these samples."""
         with self._lock, torch.inference_mode(False):
-            net = self._net or self._read()
-            if net is None or not net.has_learnt_from(remembered):
-                net = NoveltyNet(remembered.embedding.shape[1], self.capacity)
-                self._saved = 0
-            net.learn(remembered, first=len(net.learnt))
-            self._net = net
-            if len(net.learnt) > self.capacity and len(net.learnt) >= self._saved + SAVE_EVERY:
+            net = next((net for net in self._nets if net.holds(remembered)), None)
+            if net is None:
+                net = self._start(remembered)
+                net.follow(remembered)
+            self._nets = [net, *(one for one in self._nets if one is not net)][:KEPT]
+            if self._is_due(net):
                 self._write(net)
             return net
+
+    def _start(self, remembered: Remembered) -> NoveltyNet:
+        """A net of its own that can follow, the further the better."""
+        for net in sorted(self._nets, key=lambda net: -net.ever):
+            if net.can_follow(remembered):
+                return net.copy()  # a hires pass comes back to what it was before the first
+        if not self._tried:
+            self._tried = True
+            net = self._read()
+            if net is not None and net.can_follow(remembered):
+                return net
+        return NoveltyNet(remembered.dim, self.capacity)
+
+    def _is_due(self, net: NoveltyNet) -> bool:
+        """Whether to write it: now and then, and at once where samples were forgotten, because
+        their contents may be gone when it is learnt again."""
+        ever, held = self._saved
+        forgot = ever - held < net.ever - len(net.learnt) and net.ever >= ever
+        return net.was_full and (forgot or net.ever >= ever + SAVE_EVERY)
 
     def _read(self) -> NoveltyNet | None:
         if self.file is None or not self.file.exists():
@@ -63,14 +83,12 @@ class NetCache:
             with safe_open(self.file, "pt") as stored:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 intact = (stored.metadata() or {}).get(HASH) == digest(tensors)
-        except (SafetensorError, OSError):
+            net = NoveltyNet.from_state(tensors) if intact else None
+        except (SafetensorError, OSError, KeyError):  # KeyError: written by an earlier version
             return None
-        if not intact:
+        if net is None or net.capacity != self.capacity:
             return None
-        net = NoveltyNet.from_state(tensors)
-        if net.capacity != self.capacity:
-            return None
-        self._saved = len(net.learnt)
+        self._saved = (net.ever, len(net.learnt))
         return net
 
     def _write(self, net: NoveltyNet) -> None:
@@ -85,4 +103,4 @@ class NetCache:
         except (SafetensorError, OSError) as error:  # the samples are safe in the log
             log.warning("The novelty net could not be kept in %s and will be learnt again after a "
                         "restart: %s", self.file, error)
-        self._saved = len(net.learnt)
+        self._saved = (net.ever, len(net.learnt))

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from demo.data import digits
 from guidance.latent_space import LatentSpace
-from guidance.memory.bank import Remembered
+from guidance.memory.bank import Contents, Remembered
 from guidance.memory.net_cache import NetCache
 from guidance.novelty_net import NoveltyNet
 from guidance.prompt import PROMPT_DIM
@@ -17,10 +17,19 @@ from guidance.repulsion import ExactKernel, squared_distance
 RADIUS = 0.25
 
 
-def remembered(embedding: torch.Tensor, prompt: torch.Tensor | None = None) -> Remembered:
-    count = len(embedding)
-    prompt = torch.zeros(count, PROMPT_DIM) if prompt is None else prompt
-    return Remembered(torch.arange(1, count + 1), embedding, prompt, torch.zeros(count))
+def remembered(embedding: torch.Tensor, prompt: torch.Tensor | None = None, *,
+               revisions: torch.Tensor | None = None, revision: int = 0) -> Remembered:
+    """Samples as a bank gives them; by default those of revisions 1, 2, ..."""
+    prompt = torch.zeros(len(embedding), PROMPT_DIM) if prompt is None else prompt
+    revisions = torch.arange(1, len(embedding) + 1) if revisions is None else revisions
+    return Remembered(revisions, revision or int(revisions[-1]),
+                      lambda first, last: Contents(embedding[first:last], prompt[first:last]),
+                      lambda count: torch.zeros(len(embedding))[-count:])
+
+
+def first(memory: Remembered, count: int) -> Remembered:
+    """The memory when it was so long."""
+    return remembered(memory.embedding[:count], memory.prompt[:count])
 
 
 def real_digits() -> torch.Tensor:
@@ -81,9 +90,7 @@ def test_learning_in_parts_or_at_once_is_the_same():
     whole.learn(memory)
     parts = NoveltyNet(memory.embedding.shape[1], 64)
     for count in (10, 64, 65, 200, 300):
-        part = Remembered(*(getattr(memory, name)[:count] for name in (
-            "revisions", "embedding", "prompt", "nearest")))
-        parts.learn(part, first=len(parts.learnt))
+        parts.follow(first(memory, count))
     for name, value in whole.state().items():
         assert torch.equal(value, parts.state()[name]), name
 
@@ -91,19 +98,72 @@ def test_learning_in_parts_or_at_once_is_the_same():
 def test_time_does_not_grow_with_history():
     memory = remembered(torch.randn(4000, 48, generator=torch.Generator().manual_seed(0)))
     net = NoveltyNet(48, capacity=256)
-    net.learn(Remembered(*(getattr(memory, name)[:300] for name in (
-        "revisions", "embedding", "prompt", "nearest"))))
+    net.learn(first(memory, 300))
 
     def spent(upto: int) -> float:
-        part = Remembered(*(getattr(memory, name)[:upto] for name in (
-            "revisions", "embedding", "prompt", "nearest")))
+        part = first(memory, upto)
         started = time.perf_counter()
-        net.learn(part, first=len(net.learnt))
+        net.follow(part)
         return time.perf_counter() - started
 
     early, _, late = spent(1300), spent(3000), spent(4000)
     assert late < 3 * early
     assert len(net.centre) == 256
+
+
+def test_forgets_without_learning_again(monkeypatch):
+    """What is left is what it would have learnt, but for where merged units lie."""
+    memory = remembered(real_digits()[:400])
+    net = NoveltyNet(memory.embedding.shape[1], 64)
+    net.learn(memory)
+    left = torch.ones(400, dtype=torch.bool)
+    left[::3] = False
+    fewer = remembered(memory.embedding[left], revisions=memory.revisions[left], revision=401)
+    afresh = NoveltyNet(net.dim, 64)
+    afresh.learn(fewer)
+    learnt = []
+    monkeypatch.setattr(NoveltyNet, "_absorb", lambda self, *sample: learnt.append(sample))
+    assert net.can_follow(fewer)
+    net.follow(fewer)
+    assert not learnt and net.holds(fewer)
+    assert int(net.mass.sum()) == int(left.sum()) and bool((net.mass > 0).all())
+    queries = real_digits()[400:600]
+    ours, theirs = (kernel(one)(queries, None).probability for one in (net, afresh))
+    assert spearmanr(ours, theirs).statistic > 0.9
+
+
+def test_a_net_that_was_never_full_forgets_exactly():
+    memory = remembered(real_digits()[:50])
+    net = NoveltyNet(memory.embedding.shape[1], 64)
+    net.learn(memory)
+    left = torch.arange(50) % 3 != 1
+    fewer = remembered(memory.embedding[left], revisions=memory.revisions[left], revision=51)
+    net.follow(fewer)
+    assert torch.equal(net.centre, fewer.embedding)
+    more = remembered(torch.cat([fewer.embedding, memory.embedding[:1]]),
+                      revisions=torch.cat([fewer.revisions, torch.tensor([52])]))
+    net.follow(more)
+    assert torch.equal(net.centre, more.embedding) and torch.equal(net.learnt, more.revisions)
+
+
+def test_knows_its_neighbours_after_forgetting_and_learning():
+    """The gaps that it keeps are those that the points have."""
+    embedding = real_digits()[:300]
+    left, revisions = torch.arange(300) % 5 > 0, torch.arange(1, 301)
+    net = NoveltyNet(embedding.shape[1], 64)
+    net.learn(remembered(embedding[:200]))
+    net.follow(remembered(embedding[left], revisions=revisions[left], revision=300))
+    points = net._point[:len(net.centre)]
+    distance = squared_distance(points, points).fill_diagonal_(torch.inf)
+    assert torch.allclose(net._gap[:len(points)], distance.min(dim=1).values, atol=1e-5)
+    assert int(net.mass.sum()) == 240
+
+
+def test_an_earlier_revision_does_not_follow():
+    memory = remembered(real_digits()[:100])
+    net = NoveltyNet(memory.embedding.shape[1], 64)
+    net.learn(memory)
+    assert not net.can_follow(first(memory, 99)) and net.can_follow(memory)
 
 
 class TestCache:
@@ -114,7 +174,7 @@ class TestCache:
     def test_reads_what_it_wrote(self, tmp_path, memory, monkeypatch):
         first = NetCache(tmp_path / "net.safetensors", capacity=32).net(memory)
         learnt = []
-        monkeypatch.setattr(NoveltyNet, "_absorb", lambda self, point: learnt.append(point))
+        monkeypatch.setattr(NoveltyNet, "_absorb", lambda self, *sample: learnt.append(sample))
         again = NetCache(tmp_path / "net.safetensors", capacity=32).net(memory)
         assert not learnt
         assert torch.equal(first.centre, again.centre)
@@ -137,9 +197,20 @@ class TestCache:
     def test_forgets_with_the_log(self, tmp_path, memory):
         cache = NetCache(tmp_path / "net.safetensors", capacity=32)
         cache.net(memory)
-        fewer = Remembered(*(getattr(memory, name)[100:] for name in (
-            "revisions", "embedding", "prompt", "nearest")))
-        assert int(cache.net(fewer).mass.sum()) == 300
+        fewer = remembered(memory.embedding[100:], revisions=memory.revisions[100:], revision=401)
+        net = cache.net(fewer)
+        assert int(net.mass.sum()) == 300
+        again = NetCache(tmp_path / "net.safetensors", capacity=32).net(fewer)  # written at once
+        assert torch.equal(net.centre, again.centre)
+
+    def test_keeps_the_revisions_before(self, tmp_path, memory, monkeypatch):
+        """A hires pass comes back to what guided the first pass."""
+        cache = NetCache(tmp_path / "net.safetensors", capacity=32)
+        before = cache.net(first(memory, 399)).centre.clone()
+        cache.net(memory)
+        learnt = []
+        monkeypatch.setattr(NoveltyNet, "_absorb", lambda self, *sample: learnt.append(sample))
+        assert torch.equal(cache.net(first(memory, 399)).centre, before) and not learnt
 
     def test_is_not_fooled_by_another_log_with_the_same_revisions(self, tmp_path, memory):
         file = tmp_path / "net.safetensors"
