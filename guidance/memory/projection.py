@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -112,6 +113,8 @@ class MemoryMap:
         known = self._known
         replaced = known is not None and known.revision > revision
         grown = not self._fitted_on / GROWTH <= len(numbers) <= self._fitted_on * GROWTH
+        if replaced:
+            self._axes = None
         if replaced or grown or known is None:
             self._fit(revision, len(numbers))
             known = None
@@ -132,19 +135,14 @@ class MemoryMap:
 
     def _read(self, revision: int, after: int) -> Iterator[tuple[np.ndarray, ...]]:
         """(numbers, points, nearest) of the live samples after a number, in chunks."""
-        waiting: list[Row] = []
-        for row in self._rows(revision, after=after):
-            waiting.append(row)
-            if len(waiting) == CHUNK:
-                yield self._chunk(waiting)
-                waiting = []
-        yield self._chunk(waiting)
+        rows_left = self._rows(revision, after=after)
+        while chunk := list(islice(rows_left, CHUNK)):
+            yield self._chunk(chunk)
 
     def _chunk(self, found: list[Row]) -> tuple[np.ndarray, ...]:
         nearest = [json.loads(row.settings).get(NEAREST) for row in found]
         points = self._axes.project(_tensor([row.embedding for row in found]))
-        return (np.array([row.revision for row in found], np.int32),
-                points.numpy() if found else np.empty((0, 2), np.float32),
+        return (np.array([row.revision for row in found], np.int32), points.numpy(),
                 np.array([np.inf if one is None else one for one in nearest], np.float32))
 
     def _rows(self, revision: int, chosen: ColumnElement[bool] | bool = True,
@@ -158,7 +156,5 @@ class MemoryMap:
 
 def _tensor(embeddings: list[bytes]) -> Tensor:
     """`[n, dim]`."""
-    if not embeddings:
-        return torch.empty(0, 0)
     return torch.from_numpy(np.frombuffer(b"".join(embeddings), "<f4").copy()).view(
         len(embeddings), -1)

@@ -159,9 +159,10 @@ def test_the_map_follows_the_memory(log, memory):
     assert map_.latest().points.shape == (0, 2)
 
 
-def test_directions_of_many_come_from_some_of_them(log, memory, monkeypatch):
+@pytest.mark.parametrize("chunk", [7, 8])  # the last chunk: of a few, and whole
+def test_directions_of_many_come_from_some_of_them(log, memory, monkeypatch, chunk):
     monkeypatch.setattr(projection, "FITTED_ON", 40)
-    monkeypatch.setattr(projection, "CHUNK", 7)
+    monkeypatch.setattr(projection, "CHUNK", chunk)
     x = vectors(120)
     add(memory, x)
     expected = principal_axes(x[2::3]).project(x)  # numbers 3, 6, ...
