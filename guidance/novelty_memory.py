@@ -20,7 +20,7 @@ from .memory.net_cache import NetCache
 from .prompt import log_similarity
 from .repulsion import REPULSIONS, Repulsion
 
-SIMILAR = -12.0  # log similarity of prompts below which a sample does not count at all
+SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,7 +58,7 @@ class Recorded:
 class NoveltyMemory:
     """revision: the one that counts, None for the latest; learn: whether new samples are
     remembered; max_megabytes: above it samples are forgotten; when_full: which ones, see
-    memory/cap.py."""
+    memory/cap.py; half_life: how many samples come until one counts half, 0 for never."""
 
     url: str
     name: str
@@ -66,6 +66,7 @@ class NoveltyMemory:
     learn: bool = True
     max_megabytes: float = 1024.0
     when_full: str = WHEN_FULL[0]
+    half_life: int = 0
 
     @property
     def bank(self) -> Bank:
@@ -121,18 +122,29 @@ class NoveltyMemory:
         """
         if len(remembered) == 0:
             return None
+        weight = self._weight(remembered)
         if kind == "net":
             net = self.nets.net(remembered)
-            centre, prompts, log_weight = net.centre, net.prompt, net.mass.log()
+            centre, prompts = net.centre, net.prompt
+            weight = net.mass if weight is None else net.weight(weight)
         else:
             centre, prompts = remembered.embedding, remembered.prompt
-            log_weight = torch.zeros(len(remembered))
-        similarity = 0 * log_weight if prompt is None else log_similarity(prompt, prompts)
-        counts = similarity > SIMILAR
+            weight = torch.ones(len(remembered)) if weight is None else weight
+        log_weight = weight.log().float()
+        similarity = (torch.zeros(len(weight)) if prompt is None
+                      else log_similarity(prompt, prompts))
+        counts = (similarity > SIMILAR) & (log_weight > SIMILAR)
         if not bool(counts.any()):
             return None
         return REPULSIONS[kind](centre[counts].to(device),
                                 (log_weight + similarity)[counts].to(device), radius)
+
+    def _weight(self, remembered: Remembered) -> Tensor | None:
+        """`[n]`, float64: halved by every half_life samples that were recorded since; None where
+        nothing fades."""
+        if not self.half_life:
+            return None
+        return torch.exp2(-remembered.ages().double() / self.half_life)
 
     def record(self, remembered: Remembered, space_id: str, *, hashes: Sequence[str],
                embedding: Tensor, prompt: Tensor | None, seed: int, settings: Mapping,

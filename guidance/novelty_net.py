@@ -65,6 +65,17 @@ class NoveltyNet:
     def mass(self) -> Tensor:
         return self._mass[:self._units]
 
+    def weight(self, of_each: Tensor) -> Tensor:
+        """`[units]`: in place of the mass, the sum of the weights `[n]` of the samples that it
+        holds, in the order they came."""
+        into = self._went_into.long()
+        while not torch.equal(further := into[into], into):
+            into = further
+        unit = torch.zeros(self.ever, dtype=torch.int64)
+        unit[self._first[:self._units]] = torch.arange(self._units)
+        return torch.from_numpy(np.bincount(
+            unit[into[self._counts]].numpy(), of_each.numpy(), self._units))
+
     @property
     def learnt(self) -> Tensor:
         return self._revision[self._counts].long()

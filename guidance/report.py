@@ -16,7 +16,7 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
     """
     stats = memory.log.stats()
     lines = [f"{memory.name}@{revision}: pushed away from {remembered} samples",
-             _pushed(remembered, strength, figures)]
+             _pushed(memory, remembered, strength, figures)]
     if recorded is not None:
         lines += _recorded(recorded)
     else:
@@ -29,12 +29,13 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
     return "\n".join(lines)
 
 
-def _pushed(remembered: int, strength: float, figures: PushFigures) -> str:
+def _pushed(memory: NoveltyMemory, remembered: int, strength: float, figures: PushFigures) -> str:
     if strength == 0:
         return "Nothing pushed: strength is 0."
     if not figures.possible:
         return ("Nothing pushed: the memory is empty." if remembered == 0 else
-                "Nothing pushed: no remembered sample has a prompt like this one.")
+                "Nothing pushed: no remembered sample has a prompt like this one" +
+                (", or all that have one have faded." if memory.half_life else "."))
     if figures.evaluations == 0:
         return ("Nothing pushed: the run has a single step, and the push needs the image of the "
                 "step before. Take more steps.")

@@ -54,6 +54,11 @@ class NoveltyMemoryNode(io.ComfyNode):
                     tooltip="What is forgotten above max_megabytes. oldest: the images that came "
                             "first. reservoir: any, with equal chances, so that what stays is a "
                             "fair sample of all that ever came; a new image may go at once."),
+                io.Int.Input(
+                    "half_life", default=0, min=0, max=2 ** 31 - 1, optional=True, advanced=True,
+                    tooltip="How many images are recorded until one pushes half as strongly as a "
+                            "new one; after twice as many, a quarter. 0: none ever fades. 200 to "
+                            "5000 keep a project moving on."),
             ],
             outputs=[NoveltyMemoryType.Output(
                 display_name="memory", tooltip="The memory, for Novelty Guidance and others.")],

@@ -39,13 +39,15 @@ class Remembered:
     """The samples alive at one revision, in the order they came.
 
     revisions: `[n]`; revision: the one they are alive at; read: the contents of those from one
-    index up to another; recent: the `nearest` of at most so many of the newest.
+    index up to another; recent: the `nearest` of at most so many of the newest; ages: how many
+    samples were recorded after each, `[n]`.
     """
 
     revisions: Tensor
     revision: int
     read: Callable[[int, int], Contents]
     recent: Callable[[int], Tensor]
+    ages: Callable[[], Tensor]
 
     def __len__(self) -> int:
         return len(self.revisions)
@@ -132,7 +134,8 @@ class Bank:
             revisions = born[alive].long()
             return Remembered(revisions, at,
                               lambda first, last: self._contents(revisions[first:last]),
-                              lambda count: self._nearest(revisions[-count:]))
+                              lambda count: self._nearest(revisions[-count:]),
+                              lambda: int((born <= at).sum()) - 1 - alive.nonzero()[:, 0])
 
     @property
     def _log(self) -> tuple:

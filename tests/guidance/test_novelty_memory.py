@@ -12,6 +12,7 @@ from torch import Tensor
 from guidance.curation import Remembering, describe, forget
 from guidance.memory import FeatureSpaceError, MemoryLogError, RevisionError, RevisionGoneError
 from guidance.memory.bank import GrowingTensor
+from guidance.memory.net_cache import NetCache
 from guidance.novelty import PushFigures
 from guidance.novelty_memory import (
     NoveltyMemory,
@@ -19,6 +20,7 @@ from guidance.novelty_memory import (
     content_hashes,
     novelty_percentile,
     shared_bank,
+    shared_nets,
 )
 from guidance.prompt import PROMPT_DIM
 from guidance.report import novelty_report
@@ -186,6 +188,15 @@ def test_above_the_cap_the_oldest_are_forgotten(memory):
     assert 1 < len(places(memory)) < 20
 
 
+def test_above_the_cap_a_reservoir_keeps_any(memory):
+    small = replace(memory, max_megabytes=0.002, when_full="reservoir")
+    for place in range(20):
+        record(small, float(place))
+    assert small.log.stats().total_bytes <= 0.002 * 2 ** 20
+    kept = places(memory)
+    assert 1 < len(kept) < 20 and kept != [float(n) for n in range(20)][-len(kept):]
+
+
 def test_what_a_prompt_recorded(memory):
     for place, prompt_id in enumerate("abaa"):
         record(memory, float(place), settings={"prompt_id": prompt_id})
@@ -215,6 +226,86 @@ def test_samples_of_other_prompts_do_not_count(memory):
         assert memory.repulsion(kind, remembered, other, 0.3, torch.device("cpu")) is None
         everything = memory.repulsion(kind, remembered, None, 0.3, torch.device("cpu"))
         assert len(everything.centres) == 2
+
+
+# Fading
+
+def weights(memory: NoveltyMemory, kind: str, **changes) -> list[float]:
+    fading = replace(memory, half_life=2, **changes)
+    found = fading.repulsion(kind, memory.bank.at(fading.revision), None, 0.3,
+                             torch.device("cpu"))
+    return found.log_weight.exp().tolist()
+
+
+@pytest.mark.parametrize("kind", REPULSIONS)
+def test_the_weight_is_halved_by_every_half_life(memory, kind):
+    record(memory, *map(float, range(5)))
+    assert weights(memory, kind) == pytest.approx([0.25, 2 ** -1.5, 0.5, 2 ** -0.5, 1.0])
+    assert weights(memory, kind, revision=3) == pytest.approx([0.5, 2 ** -0.5, 1.0])
+    plain = memory.repulsion(kind, memory.bank.at(), None, 0.3, torch.device("cpu"))
+    assert not plain.log_weight.any()
+
+
+@pytest.mark.parametrize("kind", REPULSIONS)
+def test_only_recorded_samples_age_and_the_forgotten_count(memory, kind):
+    record(memory, 1.0, 2.0, 3.0)
+    memory.log.forget([2], "test")  # a row of the log, but no sample
+    assert weights(memory, kind) == pytest.approx([0.5, 1.0])
+    memory.log.compact()
+    shared_bank.cache_clear()  # the dropped sample is known from the log alone
+    record(memory, 4.0)
+    assert weights(memory, kind) == pytest.approx([2 ** -1.5, 2 ** -0.5, 1.0])
+
+
+@pytest.mark.parametrize("kind", REPULSIONS)
+def test_what_has_faded_away_does_not_count(memory, kind):
+    record(memory, *map(float, range(60)))
+    assert len(weights(memory, kind)) == 35  # down to e^-12, after 17.3 half-lives
+    memory.log.forget(list(range(10, 61)), "test")
+    assert replace(memory, half_life=2).repulsion(
+        kind, memory.bank.at(), None, 0.3, torch.device("cpu")) is None
+
+
+def test_a_frozen_revision_fades_the_same_for_ever(memory):
+    def pushes() -> list[Tensor]:
+        frozen = replace(memory, half_life=3, revision=40, learn=False)
+        at_revision = memory.bank.at(40)
+        return [frozen.repulsion(kind, at_revision, None, 0.3, torch.device("cpu"))(
+            torch.randn(3, DIM, generator=torch.Generator().manual_seed(0)), None).push
+            for kind in REPULSIONS]
+
+    record(memory, *map(float, range(40)))
+    before = pushes()
+    record(memory, *map(float, range(100, 130)))
+    memory.log.forget([45, 50], "test")
+    for _ in range(2):
+        assert all(map(torch.equal, before, pushes()))
+        shared_bank.cache_clear()
+        shared_nets.cache_clear()
+
+
+def test_an_overfull_net_fades_with_its_samples(memory, monkeypatch):
+    """Its units weigh what their samples do, and the pushes are those of the exact kernel."""
+    shared_nets.cache_clear()
+    monkeypatch.setattr("guidance.novelty_memory.NetCache", lambda file: NetCache(file, 32))
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.randn(8, DIM, generator=generator)
+    points = centre[torch.arange(200) % 8] + 0.02 * torch.randn(200, DIM, generator=generator)
+    for part in points.split(50):
+        record(memory, *[0.0] * len(part), hashes=content_hashes(part), embedding=part)
+    fading = replace(memory, half_life=20)
+    seen = memory.bank.at()
+    net, exact = (fading.repulsion(kind, seen, None, 1.0, torch.device("cpu"))
+                  for kind in ("net", "exact"))
+    assert len(net.centres) <= 32 < len(exact.centres)
+    assert net.log_weight.exp().sum().item() == pytest.approx(
+        exact.log_weight.exp().sum().item(), rel=1e-4)
+    queries = centre + 0.3 * torch.randn(8, DIM, generator=generator)
+    mine, theirs = net(queries, None), exact(queries, None)
+    assert torch.allclose(mine.probability, theirs.probability, atol=0.02)
+    assert (torch.cosine_similarity(mine.push, theirs.push) > 0.99).all()
+    unfaded = memory.repulsion("net", seen, None, 1.0, torch.device("cpu"))(queries, None)
+    assert (unfaded.probability - theirs.probability).abs().max() > 0.02
 
 
 # By hand
@@ -338,6 +429,11 @@ NOTHING = replace(PUSHED, possible=False, evaluations=0, within=0, pushed=0.0, m
 ])
 def test_report_gives_the_reason(memory, figures, changes, expected):
     assert expected in told(memory, figures, **changes)
+
+
+def test_report_of_a_memory_that_fades(memory):
+    assert "like this one, or all that have one have faded." in told(
+        replace(memory, half_life=9), NOTHING)
 
 
 def test_report_of_a_frozen_memory(memory):
