@@ -69,6 +69,11 @@ class NetCache:
                 return net
         return NoveltyNet(remembered.dim, self.capacity)
 
+    def stored(self) -> NoveltyNet | None:
+        """The net as it was last written, if it was and can be read."""
+        with self._lock, torch.inference_mode(False):
+            return self._read()
+
     def _is_due(self, net: NoveltyNet) -> bool:
         """Whether to write it: now and then, and at once where samples were forgotten, because
         their contents may be gone when it is learnt again."""
