@@ -4,6 +4,7 @@
     python dev.py demo [--out DIR] [--runs N]   novelty guidance at work in a real ComfyUI server
     python dev.py test [pytest arguments]       the tests
     python dev.py bench NAME [arguments]        one benchmark of benchmarks/
+    python dev.py recreate IMAGE.png [--url URL] make a saved image again, and compare
     python dev.py train RECIPE [arguments]      train a model of demo/models/ again
     python dev.py host                          the set-up alone; says which ComfyUI is used
 
@@ -42,7 +43,8 @@ VENV = HOME / "venv"
 STAMP = HOME / "stamp.json"
 LOG = HOME / "setup.log"
 
-MODULES = {"test": "pytest", "demo": "demo.run", "train": "demo.train"}
+MODULES = {"test": "pytest", "demo": "demo.run", "train": "demo.train",
+           "recreate": "demo.recreate"}
 # Runs a module as `python -m` does, also in a python_embeded, which ignores the current folder.
 LAUNCHER = ("import runpy, sys; sys.argv.pop(0); sys.path.insert(0, sys.argv.pop(0)); "
             "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)")
@@ -281,6 +283,8 @@ def main(arguments: Sequence[str]) -> int:
             module = benchmark_module(name)
         else:
             module = MODULES.get(command)
+        if command == "recreate":  # files lie where the user is, but it runs in the checkout
+            rest = [str(Path(one).resolve()) if Path(one).exists() else one for one in rest]
         host = resolve_host()
     except SetupError as error:
         print(error, file=sys.stderr)

@@ -15,14 +15,15 @@ WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 def widget_defaults(info: Mapping) -> dict[str, Any]:
     """The widgets of a node, from its entry in /object_info, in the page's order."""
-    return {name: _default(kind, options) for name, kind, options in _widgets(info)}
+    return {name: default for name, default, _ in widgets(info)}
 
 
-def _widgets(info: Mapping) -> list[tuple[str, Any, Mapping]]:
+def widgets(info: Mapping) -> list[tuple[str, Any, Mapping]]:
+    """Name, default and options of each widget of a node, as `widget_defaults`."""
     inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     specs = [(name, kind, options[0] if options else {})
              for name, (kind, *options) in inputs.items()]
-    return [(name, kind, options) for name, kind, options in specs
+    return [(name, _default(kind, options), options) for name, kind, options in specs
             if (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")]
 
 
@@ -60,13 +61,15 @@ def to_api(workflow: Mapping, object_info: Mapping[str, Mapping]) -> Prompt:
 
 
 def _widget_values(node: Mapping, info: Mapping) -> dict[str, Any]:
-    """The saved values of a node's widgets by name."""
+    """The saved values of a node's widgets by name; optional ones that came since have none."""
     values = list(node.get("widgets_values", ()))
     names = []
-    for name, _, options in _widgets(info):
+    for name, _, options in widgets(info):
         names.append(name)
         if options.get("control_after_generate"):
             names.append("")  # the page's own widget below: fixed, randomize, ...
+    while len(names) > len(values) and names[-1] in info["input"].get("optional", {}):
+        names.pop()
     if len(names) != len(values):
         raise ValueError(f"Node {node['id']} ({node['type']}) has {len(values)} saved values, but "
                          f"the host's node has {len(names)} widgets. Save the workflow again.")

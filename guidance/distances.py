@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ RANDOM_BACKBONE = "alex"
 """Untrained, it ranks rare avatars above common ones better than squeeze and vgg do (ROC AUC .69,
 .63, .61 at sigma 1.6; .63, .59, .58 at 3.2), whatever its seed, and costs 0.35 ms for a pair."""
 RANDOM_SEED = 0
+INSTALL_LPIPS = f'"{sys.executable}" -m pip install "lpips>=0.1.4"'
 
 
 class DistanceError(ValueError):
@@ -169,9 +171,10 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
 def _untrained_model(net: str, layer_weights: bool) -> torch.nn.Module:
     """lpips' module with a backbone that is random, and always the same."""
     if importlib.util.find_spec("lpips") is None:
-        raise DistanceError("LPIPS needs the Python package lpips, which is not installed. Install "
-                            "it into ComfyUI's Python (python -m pip install lpips), or choose "
-                            "the distance l1, l2 or latent_l2.")
+        raise DistanceError(
+            "LPIPS needs the Python package lpips, which is not installed. Choose the distance l1, "
+            "l2 or latent_l2; or stop ComfyUI, run this in a terminal, then start it again:\n"
+            f"{INSTALL_LPIPS}")
     import lpips
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

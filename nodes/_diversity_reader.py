@@ -16,6 +16,7 @@ from torch import Tensor
 from ..guidance.diversity_figures import Features, History
 from ..guidance.neighbours import Tick, nearest
 from ..guidance.novelty_memory import NoveltyMemory
+from ..guidance.distances import INSTALL_LPIPS
 from ..guidance.picture_features import (
     PIXELS,
     LpipsFeatures,
@@ -88,7 +89,7 @@ class Extractor:
             self.lpips = load_lpips_features(self.net, folders, size, device)
         else:
             self.lpips_why = (missing_backbone(folders) if installed else
-                              "needs the Python package lpips: python -m pip install lpips")
+                              f"needs the Python package lpips: {INSTALL_LPIPS}")
 
     def __call__(self, images: Sequence[Tensor], counted: bool) -> Tensor:
         """IMAGEs `[1, height, width, 3]` -> `[batch, dim]`; counted: for the mean LPIPS."""

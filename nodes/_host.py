@@ -16,6 +16,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..guidance.noise_level import NoiseLevel
+from ._provenance import made_with
 from ..guidance.novelty_memory import NoveltyMemory
 
 NOT_DIFFUSION = (comfy.model_sampling.IMG_TO_IMG, comfy.model_sampling.IMG_TO_IMG_FLOW)
@@ -100,11 +101,14 @@ def running_node() -> tuple[str, str]:
 def note_in_metadata(node_id: str, sampler_id: str, note: dict) -> None:
     """Puts a note on what a sampler did beside a node of the running prompt.
 
-    Saved images carry it in their prompt, at `_meta.uncommon.<sampler_id>` of the node.
+    Saved images carry it in their prompt, at `_meta.uncommon.<sampler_id>` of the node, and beside
+    it what they were made with.
     """
     node = _running_prompt().get(node_id)
     if node is not None:
-        node.setdefault("_meta", {}).setdefault("uncommon", {})[sampler_id] = note
+        meta = node.setdefault("_meta", {})
+        meta.setdefault("uncommon", {})[sampler_id] = note
+        meta["uncommon_made_with"] = made_with(_running_prompt())
 
 
 def notes_upstream(node_id: str) -> list[dict]:

@@ -125,12 +125,21 @@ class InProcessHost:
         self._on_progress = on_progress
         return asyncio.run(self._run(copy.deepcopy(prompt), dict(extra_data or {})))
 
-    async def _run(self, prompt: Prompt, extra_data: dict) -> Run:
-        prompt_id = str(uuid.uuid4())
+    def validate(self, prompt: Prompt) -> None:
+        """Checks a prompt as the server does before it queues one; raises PromptRejected."""
+        asyncio.run(self._targets(str(uuid.uuid4()), copy.deepcopy(prompt)))
+
+    async def _targets(self, prompt_id: str, prompt: Prompt) -> list[str]:
+        """The nodes of a valid prompt whose outputs are asked for."""
         valid, error, targets, node_errors = await self._execution.validate_prompt(
             prompt_id, prompt, None)
         if not valid or node_errors:
             raise PromptRejected(error, node_errors)
+        return targets
+
+    async def _run(self, prompt: Prompt, extra_data: dict) -> Run:
+        prompt_id = str(uuid.uuid4())
+        targets = await self._targets(prompt_id, prompt)
         self._page.last_prompt_id = prompt_id
         await self._executor.execute_async(
             prompt, prompt_id, {"client_id": "in-process", **extra_data}, targets)

@@ -179,7 +179,7 @@ def test_lpips_is_imported_only_when_used():
 
 def test_without_the_package_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(distances.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DistanceError, match="pip install lpips"):
+    with pytest.raises(DistanceError, match=r'" -m pip install "lpips>='):
         load_distance("lpips_random")
 
 

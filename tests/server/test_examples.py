@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -10,13 +11,20 @@ from PIL import Image
 from benchmarks.minority_sets import SHIPPED as SHIPPED_CLASSIFIER
 from benchmarks.minority_sets import Set, graph
 from benchmarks.novelty import CFG, SHIPPED
+from demo.host import PromptRejected
 from demo.minority_classifier import write_faces
+from demo.templates import TEMPLATES, template
 from demo.workflow import bypass, find, to_api, widget_defaults
 from dev import ROOT
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+FAMILIES = [path for path in EXAMPLES if path.stem.startswith("novelty_")]  # their models are large
+COMPLETE = [path for path in EXAMPLES if path not in FAMILIES]
+OLD = sorted((ROOT / "tests" / "workflows").glob("*/*.json"))  # as they were in each version
 NOVELTY = ROOT / "example_workflows" / "novelty.json"
 MINORITY = ROOT / "example_workflows" / "minority.json"
+EXPLORE = ROOT / "example_workflows" / "explore_then_keep_8.json"
+REPORT = ROOT / "example_workflows" / "diversity_report.json"
 TRAINING = ROOT / "example_workflows" / "train_minority_classifier.json"
 
 
@@ -36,11 +44,80 @@ def nodes(server):
     return server.object_info()
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMPLETE, ids=lambda path: path.stem)
 def test_runs_as_it_is(server, nodes, path):
     prompt = to_api(read(path), nodes)
     entry = server.run(prompt)
     assert server.images(entry, find(prompt, "SaveImage"))
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+def test_lacks_nothing_but_its_models(server, nodes, path):
+    """All is valid but the names of files that are not here."""
+    with pytest.raises(PromptRejected) as caught:
+        server.queue(to_api(read(path), nodes))
+    found = [(node["class_type"], error) for node in caught.value.node_errors.values()
+             for error in node["errors"]]
+    assert found
+    for kind, error in found:
+        assert kind.endswith(("Loader", "LoaderSimple")), (kind, error)
+        assert error["type"] == "value_not_in_list", (kind, error)
+        given = error["extra_info"]["received_value"]
+        assert given.endswith(".safetensors")
+        assert f"`{given}`" in str(read(path)), "the note does not tell where it goes"
+
+
+@pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
+def test_has_the_defaults_of_novelty_guidance(nodes, path):
+    prompt = to_api(read(path), nodes)
+    guidance = prompt[find(prompt, "UncommonNoveltyGuidance")]["inputs"]
+    defaults = widget_defaults(nodes["UncommonNoveltyGuidance"])
+    assert {name: value for name, value in guidance.items() if name in defaults}.items() <= (
+        defaults.items())
+    sampler = prompt[find(prompt, "KSampler")]["inputs"]
+    assert sampler["model"] == [find(prompt, "UncommonNoveltyGuidance"), 0]
+    if path.stem in ("novelty_flux", "novelty_z_image"):
+        assert sampler["cfg"] == 1
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_is_what_its_program_writes(nodes, name):
+    saved = to_api(read(ROOT / "example_workflows" / f"{name}.json"), nodes)
+    written = to_api(template(name, nodes), nodes)  # has optional inputs that came later, too
+    assert saved.keys() == written.keys(), "run: python -m demo.templates"
+    for number, node in saved.items():
+        assert node["inputs"].items() <= written[number]["inputs"].items(), (
+            "run: python -m demo.templates")
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_workflows_of_earlier_versions_load(host, nodes, path):
+    host.validate(to_api(read(path), nodes))
+
+
+def test_explore_keeps_8_of_64(server, nodes):
+    workflow = read(EXPLORE)
+    entry = server.run(to_api(workflow, nodes))
+    every, kept = (server.images(entry, titled(workflow, title, "PreviewImage"))
+                   for title in ("All", "Kept"))
+    assert (len(every), len(kept), len(set(kept))) == (64, 8, 8)
+    drawn, chosen = ({Image.open(io.BytesIO(one)).tobytes() for one in images}
+                     for images in (every, kept))
+    assert chosen < drawn
+
+
+def test_report_finds_the_guided_images_more_diverse(server, nodes):
+    workflow = read(REPORT)
+    prompt = to_api(workflow, nodes)
+    vendi = {}
+    for title in ("Report: plain", "Report: with Novelty Guidance"):
+        [number] = [str(node["id"]) for node in workflow["nodes"] if node.get("title") == title]
+        prompt[title] = {"class_type": "PreviewAny", "inputs": {"source": [number, 2]}}
+    entry = server.run(prompt)
+    for title in ("Report: plain", "Report: with Novelty Guidance"):
+        [text] = entry["outputs"][title]["text"]
+        vendi[title] = json.loads(text)["figures"]["vendi"]["value"]
+    assert vendi["Report: with Novelty Guidance"] > vendi["Report: plain"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
