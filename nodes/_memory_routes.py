@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import tempfile
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import quote
 
 from aiohttp import web
 
-from ..guidance.memory import MemoryLog, MemoryLogError, gallery
+from ..guidance.memory import Memory, MemoryLog, MemoryLogError, gallery
+from ..guidance.memory.exchange import export_memory, import_memory
 from ..guidance.memory.projection import MemoryMap
 from ..guidance.memory.undo import undo_forgetting
 from ..guidance.novelty_memory import NoveltyMemory
@@ -17,6 +21,8 @@ from . import _host
 
 PREFIX = "/uncommon"
 MOST_CHOSEN = 1_000_000  # samples of one request to forget
+MOST_IMPORTED = 2 ** 34  # bytes of one file
+CHUNK = 2 ** 20  # bytes
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,13 +47,6 @@ def answering(handler: Handler) -> Handler:
         except MemoryLogError as error:
             return web.json_response({"error": str(error)}, status=400)
     return answer
-
-
-def name_of(given: object) -> str:
-    """A memory's name. Raises MemoryLogError if it cannot be one."""
-    if not isinstance(given, str):
-        raise MemoryLogError("No memory was named; give its name as the text `memory`.")
-    return given
 
 
 def numbers_of(given: object, most: int) -> list[int]:
@@ -84,11 +83,10 @@ async def list_memories(request: web.Request) -> web.Response:
 @answering
 async def list_numbers(request: web.Request) -> web.Response:
     """int32 numbers of the live samples, oldest first."""
-    name = name_of(request.query.get("memory"))
+    given = request.query.get("memory")
 
     def read() -> web.Response:
-        _log().memory(name)  # raises for an impossible name
-        revision, numbers = gallery.live_numbers(_log().database, name)
+        revision, numbers = gallery.live_numbers(_log().database, _memory(given).name)
         return _columns(revision, numbers.astype("<i4").tobytes())
     return await asyncio.to_thread(read)
 
@@ -97,11 +95,10 @@ async def list_numbers(request: web.Request) -> web.Response:
 async def read_map(request: web.Request) -> web.Response:
     """For each live sample, oldest first: int32 numbers, then float32 x and y by turns, then
     float32 distances to the nearest before."""
-    name = name_of(request.query.get("memory"))
+    given = request.query.get("memory")
 
     def read() -> web.Response:
-        _log().memory(name)
-        found = shared_map(_host.default_database(), name).latest()
+        found = shared_map(_host.default_database(), _memory(given).name).latest()
         return _columns(found.revision, b"".join((
             found.numbers.astype("<i4").tobytes(), found.points.astype("<f4").tobytes(),
             found.nearest.astype("<f4").tobytes())), share=found.share)
@@ -111,14 +108,13 @@ async def read_map(request: web.Request) -> web.Response:
 @answering
 async def read_samples(request: web.Request) -> web.Response:
     """The live ones of up to gallery.PAGE samples, newest first."""
-    name = name_of(request.query.get("memory"))
-    given = request.query.get("numbers", "")[:12 * gallery.PAGE].split(",")
-    numbers = numbers_of([int(one) if one.isascii() and one.isdigit() else 0 for one in given],
+    given = request.query.get("memory")
+    listed = request.query.get("numbers", "")[:12 * gallery.PAGE].split(",")
+    numbers = numbers_of([int(one) if one.isascii() and one.isdigit() else 0 for one in listed],
                          gallery.PAGE)
 
     def read() -> list[dict]:
-        _log().memory(name)
-        return gallery.samples(_log().database, name, numbers)
+        return gallery.samples(_log().database, _memory(given).name, numbers)
     return web.json_response(await asyncio.to_thread(read))
 
 
@@ -126,30 +122,73 @@ async def read_samples(request: web.Request) -> web.Response:
 async def forget(request: web.Request) -> web.Response:
     """{"memory", "numbers": [...] or "all"} -> {"revision", "samples"} as they are now."""
     body = await body_of(request)
-    name, numbers = name_of(body.get("memory")), body.get("numbers")
+    numbers = body.get("numbers")
     if numbers != "all":
         numbers = numbers_of(numbers, MOST_CHOSEN)
 
     def change() -> dict:
-        memory = _log().memory(name)
+        memory = _memory(body.get("memory"))
         if numbers == "all":
             memory.forget_all()
         else:
             memory.forget(numbers, "user: chosen")
-        return _changed(name)
+        return _changed(memory.name)
     return web.json_response(await asyncio.to_thread(change))
 
 
 @answering
 async def undo(request: web.Request) -> web.Response:
     """{"memory"} -> {"revision", "samples", "numbers" of those that came back, "lost"}."""
-    name = name_of((await body_of(request)).get("memory"))
+    body = await body_of(request)
 
     def change() -> dict:
-        _log().memory(name)
+        name = _memory(body.get("memory")).name
         restored = undo_forgetting(_log().database, name)
         return _changed(name) | {"numbers": list(restored.numbers), "lost": restored.lost}
     return web.json_response(await asyncio.to_thread(change))
+
+
+@answering
+async def export_file(request: web.Request) -> web.StreamResponse:
+    """The memory as a safetensors file."""
+    memory = await asyncio.to_thread(_memory, request.query.get("memory"))
+    with tempfile.TemporaryDirectory(prefix="uncommon-") as folder:
+        file = Path(folder) / "memory.safetensors"
+        await asyncio.to_thread(export_memory, memory, file)
+        answer = web.StreamResponse(headers={
+            "Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size),
+            "Content-Disposition":
+                f"attachment; filename*=UTF-8''{quote(memory.name)}.safetensors"})
+        await answer.prepare(request)
+        with file.open("rb") as content:
+            while chunk := await asyncio.to_thread(content.read, CHUNK):
+                await answer.write(chunk)
+        await answer.write_eof()
+        return answer
+
+
+@answering
+async def import_file(request: web.Request) -> web.Response:
+    """The body is an exported file -> {"revision", "samples", "new", "duplicates"}."""
+    if request.content_type != "application/octet-stream":
+        raise MemoryLogError("The request holds no file; expected one as the body, of content "
+                             "type application/octet-stream.")
+    memory = await asyncio.to_thread(_memory, request.query.get("memory"))
+    with tempfile.TemporaryDirectory(prefix="uncommon-") as folder:
+        file = Path(folder) / "upload.safetensors"
+        size = 0
+        with file.open("wb") as target:
+            async for chunk in request.content.iter_chunked(CHUNK):
+                size += len(chunk)
+                if size > MOST_IMPORTED:
+                    raise MemoryLogError(f"The file is larger than {MOST_IMPORTED / 2 ** 30:g} GB, "
+                                         "the most that can be imported here.")
+                await asyncio.to_thread(target.write, chunk)
+
+        def change() -> dict:
+            merged = import_memory(memory, file)
+            return _changed(memory.name) | {"new": merged.new, "duplicates": merged.duplicates}
+        return web.json_response(await asyncio.to_thread(change))
 
 
 def add_routes() -> None:
@@ -160,14 +199,22 @@ def add_routes() -> None:
     if server is None:
         return
     for path, handler in (("memories", list_memories), ("numbers", list_numbers),
-                          ("map", read_map), ("samples", read_samples)):
+                          ("map", read_map), ("samples", read_samples),
+                          ("export", export_file)):
         server.routes.get(f"{PREFIX}/{path}")(handler)
-    for path, handler in (("forget", forget), ("undo", undo)):
+    for path, handler in (("forget", forget), ("undo", undo), ("import", import_file)):
         server.routes.post(f"{PREFIX}/{path}")(handler)
 
 
 def _log() -> MemoryLog:
     return shared_log(_host.default_database())
+
+
+def _memory(given: object) -> Memory:
+    """The memory of a given name. Raises MemoryLogError if it cannot be one."""
+    if not isinstance(given, str):
+        raise MemoryLogError("No memory was named; give its name as the text `memory`.")
+    return _log().memory(given)
 
 
 def _changed(name: str) -> dict:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from . import rows
 from .database import Database
-from .entry import to_ranges
 from .schema import STILL_LIVE, entry, memory, payload
 
 BY_USER = "user"  # how the reason of a forgetting that a person asked for begins
@@ -36,11 +45,16 @@ def undo_forgetting(database: Database, name: str) -> Restored:
         if row is None:
             return Restored(0, (), 0)
         lost = 0
-        for forgotten in _forgettings(connection, row):
-            numbers, dropped = _restorable(connection, row, forgotten)
-            if numbers:
-                return Restored(row.log_length + len(numbers),
-                                _append_again(connection, row, numbers), dropped)
+        for forgotten_at in _forgettings(connection, row):
+            taken = and_(entry.c.memory_id == row.id, entry.c.forgotten_at == forgotten_at,
+                         ~_again())
+            dropped = _count(connection, and_(taken, entry.c.dropped_time.is_not(None)))
+            whole = and_(taken, entry.c.dropped_time.is_(None))
+            count = _count(connection, whole)
+            if count:
+                _append_again(connection, row, forgotten_at, whole, count)
+                end = row.log_length + count
+                return Restored(end, tuple(range(row.log_length + 1, end + 1)), dropped)
             lost = lost or dropped
         return Restored(row.log_length, (), lost)
 
@@ -54,38 +68,41 @@ def _forgettings(connection: Connection, row: Row) -> list[int]:
         .order_by(entry.c.revision.desc())))
 
 
-def _restorable(connection: Connection, row: Row, forgotten_at: int) -> tuple[list[int], int]:
-    """Numbers of what a forget row took and can come back, and how many have lost their data."""
+def _again() -> ColumnElement[bool]:
+    """Condition: the same sample is live."""
     live = entry.alias()
-    again = select(live.c.revision).where(
-        live.c.memory_id == row.id, live.c.content_hash == entry.c.content_hash,
+    return select(live.c.revision).where(
+        live.c.memory_id == entry.c.memory_id, live.c.content_hash == entry.c.content_hash,
         live.c.forgotten_at == STILL_LIVE).exists()
-    found = connection.execute(
-        select(entry.c.revision, entry.c.dropped_time)
-        .where(entry.c.memory_id == row.id, entry.c.forgotten_at == forgotten_at, ~again)
-        .order_by(entry.c.revision)).all()
-    numbers = [one.revision for one in found if one.dropped_time is None]
-    return numbers, len(found) - len(numbers)
 
 
-def _append_again(connection: Connection, row: Row, numbers: list[int]) -> tuple[int, ...]:
-    """Copies samples to the end of the locked log, in the database; their new numbers."""
-    end = row.log_length
-    for first, last in to_ranges(numbers):
-        offset = end + 1 - first
-        for table, new in ((entry, {"forgotten_at": STILL_LIVE}), (payload, {})):
-            new = {"revision": table.c.revision + offset} | {
-                column: literal(value) for column, value in new.items()}
-            connection.execute(insert(table).from_select(
-                [column.name for column in table.c],
-                select(*(new.get(column.name, column) for column in table.c)).where(
-                    table.c.memory_id == row.id, table.c.revision.between(first, last))))
-        end += last + 1 - first
-    copied = entry.c.revision.between(row.log_length + 1, end)
-    size = sum(connection.scalars(
-        select(entry.c.size_bytes).where(entry.c.memory_id == row.id, copied)))
+def _count(connection: Connection, chosen: ColumnElement[bool]) -> int:
+    return connection.scalar(select(func.count()).select_from(entry).where(chosen))
+
+
+def _append_again(connection: Connection, row: Row, forgotten_at: int,
+                  chosen: ColumnElement[bool], count: int) -> None:
+    """Copies `count` samples to the end of the locked log, in their order, in the database."""
+    position = func.row_number().over(order_by=entry.c.revision)
+    new = {"revision": row.log_length + position, "forgotten_at": literal(STILL_LIVE)}
+    connection.execute(insert(entry).from_select(
+        [column.name for column in entry.c],
+        select(*(new.get(column.name, column) for column in entry.c)).where(chosen)))
+    old, copied = entry.alias(), entry.alias()
+    size = connection.scalar(select(func.sum(copied.c.size_bytes)).where(
+        copied.c.memory_id == row.id, copied.c.revision > row.log_length))
+    connection.execute(insert(payload).from_select(
+        [column.name for column in payload.c],
+        select(*(copied.c.revision if column.name == "revision" else column
+                 for column in payload.c))
+        .select_from(copied)
+        .join(old, and_(old.c.memory_id == copied.c.memory_id,
+                        old.c.content_hash == copied.c.content_hash,
+                        old.c.forgotten_at == forgotten_at))
+        .join(payload, and_(payload.c.memory_id == old.c.memory_id,
+                            payload.c.revision == old.c.revision))
+        .where(copied.c.memory_id == row.id, copied.c.revision > row.log_length)))
     connection.execute(update(memory).where(memory.c.id == row.id).values(
-        log_length=end, samples=memory.c.samples + len(numbers),
-        live_samples=memory.c.live_samples + len(numbers),
-        live_bytes=memory.c.live_bytes + size, stored_bytes=memory.c.stored_bytes + size))
-    return tuple(range(row.log_length + 1, end + 1))
+        log_length=row.log_length + count, samples=memory.c.samples + count,
+        live_samples=memory.c.live_samples + count, live_bytes=memory.c.live_bytes + size,
+        stored_bytes=memory.c.stored_bytes + size))

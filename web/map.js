@@ -1,0 +1,244 @@
+// The novelty map: every sample as a dot; drawing around dots selects them.
+
+import { make, picture } from "./details.js";
+import { number, percent, t } from "./texts.js";
+
+const MARGIN = 12; // pixels around the dots
+const NEWEST = 8; // samples that are marked
+const REACH = 10; // pixels between pointer and dot
+const CELL = 16; // pixels of a cell of the grid that finds dots near the pointer
+const STEP = 3; // pixels between points of the lasso
+const PAUSE = 40; // milliseconds of rest before a preview is fetched
+
+/** See Gallery for `selection`, `changed` and `shown`. */
+export class NoveltyMap {
+  constructor(store, selection, { changed, shown }) {
+    Object.assign(this, { store, selection, changed, shown });
+    this.element = make("div", "uncommon-map");
+    this.canvas = make("canvas");
+    this.canvas.setAttribute("role", "img");
+    this.canvas.setAttribute("aria-label", t("mapLabel"));
+    this.hover = make("div", "uncommon-hover");
+    this.hover.hidden = true;
+    this.element.append(this.canvas, this.hover);
+    this.dots = make("canvas");
+    this.lasso = [];
+    this.x = this.y = new Float32Array();
+    const on = (name, act) => this.canvas.addEventListener(name, act);
+    on("pointerdown", (event) => this.#down(event));
+    on("pointermove", (event) => this.#move(event));
+    on("pointerup", (event) => this.#up(event));
+    on("pointercancel", () => { this.lasso = []; this.draw(); });
+    on("pointerleave", () => this.#point(-1));
+    this.observer = new ResizeObserver(() => this.update());
+    this.observer.observe(this.element);
+    this.theme = new MutationObserver(() => this.update());
+    for (const node of [document.documentElement, document.body]) {
+      this.theme.observe(node, { attributeFilter: ["class", "style"] });
+    }
+  }
+
+  destroy() {
+    this.observer.disconnect();
+    this.theme.disconnect();
+    clearTimeout(this.timer);
+  }
+
+  /** Places all dots anew: after a new map, another size, another theme. */
+  update() {
+    const { clientWidth: width, clientHeight: height } = this.element;
+    if (!width || !height) return;
+    const scale = window.devicePixelRatio || 1;
+    for (const canvas of [this.canvas, this.dots]) {
+      canvas.width = Math.round(width * scale);
+      canvas.height = Math.round(height * scale);
+    }
+    Object.assign(this, { width, height, scale });
+    const style = getComputedStyle(this.element);
+    this.colours = Object.fromEntries(["dot", "selected", "newest", "line"].map(
+      (name) => [name, style.getPropertyValue(`--uncommon-${name}`).trim()]));
+    this.#place();
+    this.#drawDots();
+    this.draw();
+  }
+
+  #place() {
+    const { points } = this.store.map ?? { points: new Float32Array() };
+    const count = points.length / 2;
+    let [left, right, top, bottom] = [Infinity, -Infinity, Infinity, -Infinity];
+    for (let i = 0; i < count; i++) {
+      left = Math.min(left, points[2 * i]);
+      right = Math.max(right, points[2 * i]);
+      top = Math.min(top, points[2 * i + 1]);
+      bottom = Math.max(bottom, points[2 * i + 1]);
+    }
+    const zoom = Math.min((this.width - 2 * MARGIN) / (right - left || 1),
+      (this.height - 2 * MARGIN) / (bottom - top || 1));
+    this.x = new Float32Array(count);
+    this.y = new Float32Array(count);
+    this.cells = new Map();
+    for (let i = 0; i < count; i++) {
+      this.x[i] = this.width / 2 + (points[2 * i] - (left + right) / 2) * zoom;
+      this.y[i] = this.height / 2 + (points[2 * i + 1] - (top + bottom) / 2) * zoom;
+      const cell = this.#cell(this.x[i], this.y[i]);
+      if (!this.cells.has(cell)) this.cells.set(cell, []);
+      this.cells.get(cell).push(i);
+    }
+    this.pointed = -1;
+    this.hover.hidden = true;
+  }
+
+  #cell(x, y) {
+    return Math.floor(y / CELL) * 4096 + Math.floor(x / CELL);
+  }
+
+  /** All dots in one colour go to a canvas of their own, so that moving the pointer costs little. */
+  #drawDots() {
+    const context = this.dots.getContext("2d");
+    context.setTransform(this.scale, 0, 0, this.scale, 0, 0);
+    const size = this.x.length > 20000 ? 1.5 : this.x.length > 2000 ? 2.5 : 4;
+    this.size = size;
+    context.fillStyle = this.colours.dot;
+    for (let i = 0; i < this.x.length; i++) {
+      context.fillRect(this.x[i] - size / 2, this.y[i] - size / 2, size, size);
+    }
+  }
+
+  draw() {
+    if (!this.width) return;
+    const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.drawImage(this.dots, 0, 0);
+    context.setTransform(this.scale, 0, 0, this.scale, 0, 0);
+    const numbers = this.store.map?.numbers ?? [];
+    const big = this.size + 2;
+    context.fillStyle = this.colours.selected;
+    if (this.selection.size) {
+      for (let i = 0; i < this.x.length; i++) {
+        if (this.selection.has(numbers[i])) {
+          context.fillRect(this.x[i] - big / 2, this.y[i] - big / 2, big, big);
+        }
+      }
+    }
+    const ring = (i, colour, radius) => {
+      context.strokeStyle = colour;
+      context.lineWidth = 1.5;
+      context.beginPath();
+      context.arc(this.x[i], this.y[i], radius, 0, 2 * Math.PI);
+      context.stroke();
+    };
+    for (let i = Math.max(0, this.x.length - NEWEST); i < this.x.length; i++) {
+      ring(i, this.colours.newest, 5);
+    }
+    if (this.pointed >= 0) ring(this.pointed, this.colours.line, 8);
+    if (this.lasso.length > 1) {
+      context.strokeStyle = this.colours.line;
+      context.setLineDash([4, 3]);
+      context.beginPath();
+      this.lasso.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+      context.closePath();
+      context.stroke();
+      context.setLineDash([]);
+    }
+  }
+
+  /** The dot nearest to a place, -1 where none is near. */
+  nearest(x, y) {
+    let [found, best] = [-1, REACH ** 2];
+    for (const dx of [-CELL, 0, CELL]) {
+      for (const dy of [-CELL, 0, CELL]) {
+        for (const i of this.cells?.get(this.#cell(x + dx, y + dy)) ?? []) {
+          const distance = (this.x[i] - x) ** 2 + (this.y[i] - y) ** 2;
+          if (distance < best) [found, best] = [i, distance];
+        }
+      }
+    }
+    return found;
+  }
+
+  #down(event) {
+    if (event.button) return;
+    this.canvas.setPointerCapture(event.pointerId);
+    this.lasso = [[event.offsetX, event.offsetY]];
+  }
+
+  #move(event) {
+    const { offsetX: x, offsetY: y } = event;
+    if (!this.lasso.length) {
+      this.#point(this.nearest(x, y));
+      return;
+    }
+    const [lastX, lastY] = this.lasso.at(-1);
+    if (Math.hypot(x - lastX, y - lastY) < STEP) return;
+    this.lasso.push([x, y]);
+    this.draw();
+  }
+
+  #up(event) {
+    const { lasso } = this;
+    this.lasso = [];
+    const more = event.shiftKey || event.ctrlKey || event.metaKey;
+    const numbers = this.store.map?.numbers ?? [];
+    if (lasso.length > 3) {
+      if (!more) this.selection.clear();
+      for (const i of inside(lasso, this.x, this.y)) this.selection.add(numbers[i]);
+    } else if (lasso.length) {
+      const number = numbers[this.nearest(...lasso[0])];
+      if (number !== undefined) {
+        if (!this.selection.delete(number)) this.selection.add(number);
+        this.shown(number);
+      } else if (!more) {
+        this.selection.clear();
+      }
+    }
+    this.draw();
+    this.changed();
+  }
+
+  #point(i) {
+    if (i === this.pointed) return;
+    this.pointed = i;
+    this.draw();
+    this.hover.hidden = true;
+    clearTimeout(this.timer);
+    if (i >= 0) this.timer = setTimeout(() => this.#preview(i), PAUSE);
+  }
+
+  async #preview(i) {
+    const name = this.store.map.numbers[i];
+    await this.store.fetchSamples([name]).catch(() => {});
+    const sample = this.store.sample(name);
+    if (!sample || this.pointed !== i) return;
+    const novelty = this.store.novelty(sample);
+    const words = make("div", "", t("number", { n: number(name) }) +
+      (novelty === null ? "" : ` · ${percent(novelty)}`));
+    this.hover.replaceChildren(picture(sample), words);
+    this.hover.hidden = false;
+    const { offsetWidth: width, offsetHeight: height } = this.hover;
+    const left = this.x[i] + 14 + width > this.width ? this.x[i] - 14 - width : this.x[i] + 14;
+    this.hover.style.left = `${Math.max(0, left)}px`;
+    this.hover.style.top =
+      `${Math.max(0, Math.min(this.y[i] - height / 2, this.height - height))}px`;
+  }
+}
+
+/** Indices of the dots inside a polygon, by the even-odd rule. */
+export function inside(polygon, xs, ys) {
+  const found = [];
+  const [left, right, top, bottom] = [
+    Math.min(...polygon.map(([x]) => x)), Math.max(...polygon.map(([x]) => x)),
+    Math.min(...polygon.map(([, y]) => y)), Math.max(...polygon.map(([, y]) => y))];
+  for (let i = 0; i < xs.length; i++) {
+    const [x, y] = [xs[i], ys[i]];
+    if (x < left || x > right || y < top || y > bottom) continue;
+    let within = false;
+    for (let a = 0, b = polygon.length - 1; a < polygon.length; b = a++) {
+      const [ax, ay] = polygon[a];
+      const [bx, by] = polygon[b];
+      if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) within = !within;
+    }
+    if (within) found.push(i);
+  }
+  return found;
+}
