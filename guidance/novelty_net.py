@@ -43,8 +43,11 @@ class NoveltyNet:
         self._point = torch.zeros(capacity, dim + PROMPT_DIM)  # embedding, and scaled prompt
         self._norm = torch.zeros(capacity)  # squared, of each point
         self._mass = torch.zeros(capacity)
-        self._gap = torch.full((capacity,), torch.inf)  # squared distance to the nearest other
+        # Squared distance to the nearest other, or less where that one has moved away since: it is
+        # measured anew when it matters.
+        self._gap = torch.full((capacity,), torch.inf)
         self._neighbour = torch.zeros(capacity, dtype=torch.int64)
+        self._stale = torch.zeros(capacity, dtype=torch.bool)
         self._first = torch.zeros(capacity, dtype=torch.int64)  # the sample that began each unit
         # Of every sample ever learnt: its revision, the sample whose unit it went into (itself
         # where it began one that is still there), and whether it still counts.
@@ -88,9 +91,9 @@ class NoveltyNet:
     def state(self) -> dict[str, Tensor]:
         """Everything, as tensors."""
         return {"point": self._point, "norm": self._norm, "mass": self._mass, "gap": self._gap,
-                "neighbour": self._neighbour, "first": self._first, "revision": self._revision,
-                "went_into": self._went_into, "counts": self._counts, "ends": self._ends,
-                "units": torch.tensor([self._units, self.was_full])}
+                "neighbour": self._neighbour, "stale": self._stale, "first": self._first,
+                "revision": self._revision, "went_into": self._went_into, "counts": self._counts,
+                "ends": self._ends, "units": torch.tensor([self._units, self.was_full])}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> NoveltyNet:
@@ -199,13 +202,13 @@ class NoveltyNet:
     def _remove(self, unit: int) -> None:
         """The last unit takes its place."""
         last = self._units - 1
-        stale = (self._neighbour[:last] == unit).nonzero()[:, 0]
-        for part in (self._point, self._norm, self._mass, self._gap, self._neighbour, self._first):
+        self._stale[:last + 1] |= self._neighbour[:last + 1] == unit
+        for part in (self._point, self._norm, self._mass, self._gap, self._neighbour, self._stale,
+                     self._first):
             part[unit] = part[last]
         self._neighbour[:last][self._neighbour[:last] == last] = unit
         self._gap[last] = torch.inf
         self._units = last
-        self._measure(np.array(sorted({*stale.tolist(), unit} - {last})))
 
     # Learning. Numpy's views of the same memory: its calls cost a fraction of torch's, and there
     # are twenty of them a sample.
@@ -221,7 +224,7 @@ class NoveltyNet:
 
     def _absorb(self, point: Tensor, sample: int) -> None:
         distance = self._distances_to(point)
-        nearest, closest = int(distance.argmin()), int(self._gap.numpy().argmin())
+        nearest, closest = int(distance.argmin()), self._closest()
         if distance[nearest] <= self._gap[closest]:
             self._went_into[sample] = self._first[nearest]
             self._join(nearest, point, 1.0)
@@ -230,7 +233,10 @@ class NoveltyNet:
         self._went_into[self._first[closest]] = self._first[other]
         self._join(other, self._point[closest].clone(), float(self._mass[closest]))
         self._place(closest, point, 1.0, sample)
-        self._spread(closest, self._distances(closest))
+        distance[closest] = np.inf
+        distance[other] = max(float(self._norm[other] + self._norm[closest]
+                                    - 2 * torch.dot(self._point[other], point)), 0.0)
+        self._spread(closest, distance)
 
     def _join(self, unit: int, point: Tensor, mass: float) -> None:
         total = float(self._mass[unit]) + mass
@@ -247,22 +253,30 @@ class NoveltyNet:
     def _spread(self, unit: int, distance: np.ndarray) -> None:
         """The gaps that change when a unit moves to these distances from the others: its own, and
         those of units near it."""
-        gap, neighbour = self._gap.numpy()[:self._units], self._neighbour.numpy()[:self._units]
-        stale = np.flatnonzero((neighbour == unit) & (distance > gap))
-        nearer = np.flatnonzero(distance < gap)
-        gap[nearer], neighbour[nearer] = distance[nearer], unit
+        gap, neighbour, stale = (part.numpy()[:self._units] for part in (
+            self._gap, self._neighbour, self._stale))
+        stale |= (neighbour == unit) & (distance > gap)
+        nearer = np.flatnonzero(distance <= gap)
+        gap[nearer], neighbour[nearer], stale[nearer] = distance[nearer], unit, False
         neighbour[unit] = distance.argmin()
-        gap[unit] = distance[neighbour[unit]]
-        self._measure(stale)
+        gap[unit], stale[unit] = distance[neighbour[unit]], False
 
-    def _measure(self, units: np.ndarray) -> None:
-        """Finds the gaps of units anew."""
-        points, norms = self._point[:self._units], self._norm[:self._units]
-        for some in torch.from_numpy(units).split(512):
-            distance = torch.addmm(norms, points[some], points.T, alpha=-2)
-            distance[torch.arange(len(some)), some] = torch.inf
-            least, self._neighbour[some] = distance.min(dim=1)
-            self._gap[some] = (least + norms[some]).clamp(min=0)
+    def _closest(self) -> int:
+        """The unit whose nearest other is nearest."""
+        gap, stale = self._gap.numpy(), self._stale.numpy()
+        while stale[closest := int(gap.argmin())]:
+            distance = self._distances(closest)
+            nearest = int(distance.argmin())
+            gap[closest], stale[closest] = distance[nearest], False
+            self._neighbour[closest] = nearest
+        return closest
+
+    def _find_gaps(self) -> None:
+        self.was_full = True
+        for rows in torch.arange(self.capacity).split(512):
+            distance = squared_distance(self._point[rows], self._point)
+            distance[torch.arange(len(rows)), rows] = torch.inf
+            self._gap[rows], self._neighbour[rows] = distance.min(dim=1)
 
     def _distances(self, unit: int) -> np.ndarray:
         """`[units]`, squared, infinite to itself."""
@@ -275,7 +289,3 @@ class NoveltyNet:
         distance = torch.addmv(norms, points, point, alpha=-2).numpy()
         distance += float(torch.dot(point, point))
         return np.maximum(distance, 0, out=distance)
-
-    def _find_gaps(self) -> None:
-        self.was_full = True
-        self._measure(np.arange(self.capacity))

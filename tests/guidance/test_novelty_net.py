@@ -156,7 +156,10 @@ def test_knows_its_neighbours_after_forgetting_and_learning():
     net.follow(remembered(embedding[left], revisions=revisions[left], revision=300))
     points = net._point[:len(net.centre)]
     distance = squared_distance(points, points).fill_diagonal_(torch.inf)
-    assert torch.allclose(net._gap[:len(points)], distance.min(dim=1).values, atol=1e-5)
+    gap, known = distance.min(dim=1).values, ~net._stale[:len(points)]
+    assert torch.allclose(net._gap[:len(points)][known], gap[known], atol=1e-5)
+    assert (net._gap[:len(points)] <= gap + 1e-5).all()
+    assert abs(float(gap[net._closest()] - gap.min())) < 1e-5
     assert int(net.mass.sum()) == 240
 
 
