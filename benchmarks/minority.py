@@ -27,7 +27,8 @@ from benchmarks.avatars_measures import COMPARED
 from benchmarks.chains import WORK, start_host
 from benchmarks.minority_report import write_report
 from benchmarks.minority_scores import ranking_file
-from benchmarks.minority_sets import BOOST, CANDIDATES, GUIDANCE, SELF, SHIPPED, Patch, Set, draw
+from benchmarks.minority_sets import (
+    BOOST, CANDIDATES, GUIDANCE, SELF, SHIPPED, STEPS, Patch, Set, draw)
 from demo.host import InProcessHost
 from demo.minority_classifier import ClassifierRecipe, train_classifier
 from demo.workflow import widget_defaults
@@ -35,6 +36,8 @@ from demo.workflow import widget_defaults
 Defaults = dict[str, dict[str, Any]]
 """The widgets of each of the three nodes with the values that the page gives them."""
 
+SAMPLERS = (("dpmpp_2m", "karras", STEPS, 1000), ("euler", "normal", STEPS, 1000),
+            ("euler_ancestral", "normal", 250, COMPARED))
 SCALES = (1.0, 2.0, 4.0, 8.0)
 OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
     "2 classes": ClassifierRecipe(classes=2),
@@ -79,11 +82,16 @@ def top_sets(defaults: Defaults) -> list[Set]:
     return [Set(name="candidates", count=CANDIDATES)]
 
 
+def sampler_sets(defaults: Defaults) -> list[Set]:
+    return [Set(name=f"plain, {sampler}, {scheduler}, {steps} steps", sampler=sampler,
+                scheduler=scheduler, steps=steps, count=count)
+            for sampler, scheduler, steps, count in SAMPLERS]
+
+
 def scale_sets(defaults: Defaults) -> list[Set]:
     return [Set(name=f"class, rarity {rarity:g}, scale {scale:g}", count=COMPARED,
                 patch=by_class(defaults, rarity, scale))
             for rarity in (99.0, 0.0) for scale in SCALES]
-
 
 
 def beta_sets(defaults: Defaults) -> list[Set]:
@@ -108,8 +116,8 @@ def other_classifiers(defaults: Defaults) -> list[Set]:
 
 
 PARTS: dict[str, Callable[[Defaults], list[Set]]] = {  # the most important first
-    "main": main_sets, "scale": scale_sets, "beta": beta_sets, "top": top_sets,
-    "free": free_sets, "ablation": other_classifiers}
+    "main": main_sets, "scale": scale_sets, "samplers": sampler_sets,
+    "beta": beta_sets, "top": top_sets, "free": free_sets, "ablation": other_classifiers}
 SCORED_PARTS = ("main", "top")
 
 

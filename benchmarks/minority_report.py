@@ -139,7 +139,8 @@ def text(parts: Mapping[str, Sequence[Row]], drawn: Sequence[Row], ranks: Sequen
     lines = ["# Minority guidance on avatars", "",
              f"Made by `{COMMAND}`, as far as its parts are drawn.", "",
              *table([*drawn, *parts["main"]]), "", LEGEND.strip(), ""]
-    titles = {"scale": "Scale", "beta": "Mixed mode", "free": "Without a classifier",
+    titles = {"scale": "Scale", "samplers": "Other samplers, plain", "beta": "Mixed mode",
+              "free": "Without a classifier",
               "ablation": "Other classifiers"}
     for name, title in titles.items():
         if parts.get(name):

@@ -51,6 +51,7 @@ class Set:
     count: int = 1000
     steps: int = STEPS
     sampler: str = "euler_ancestral"
+    scheduler: str = "normal"
 
     @property
     def is_possible(self) -> bool:
@@ -114,7 +115,7 @@ def graph(wanted: Set, item: int, size: int = BATCH) -> Prompt:
             "model": ["model" if wanted.patch is None else "guided", 0], "positive": ["none", 0],
             "negative": ["none", 0], "latent_image": ["latent", 0], "seed": SEED + item,
             "steps": wanted.steps, "cfg": 1.0, "sampler_name": wanted.sampler,
-            "scheduler": "normal", "denoise": 1.0}),
+            "scheduler": wanted.scheduler, "denoise": 1.0}),
         "shown": ("PreviewAny", {"source": ["sampled", 0]}),
     }
     if wanted.patch is not None:
