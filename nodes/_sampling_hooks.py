@@ -82,7 +82,7 @@ class SamplingHooks:
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
                             disable_pbar, seed, latent_shapes=latent_shapes)
 
-        refusal = unfit(guider.model_patcher, latent_shapes) or self._refusal(noise)
+        refusal = unfit(guider.model_patcher, latent_shapes, noise) or self._refusal(noise)
         if refusal:
             self._tell(refusal)
             return sample()
@@ -132,14 +132,18 @@ def levels(guider, timestep: Tensor, sigma: float) -> tuple[NoiseLevel, float]:
     return _host.noise_level(sampling, timestep), log_snr.item()
 
 
-def unfit(model, latent_shapes) -> str | None:
-    """Why a run cannot be guided by any of these nodes, if it cannot."""
+def unfit(model, latent_shapes, noise: Tensor | None = None) -> str | None:
+    """Why a run cannot be guided by any of these nodes, if it cannot. noise: where latents must be
+    images or video."""
     if latent_shapes is not None and len(latent_shapes) > 1:
         return ("Nothing done: this model samples several latents at once (video with sound), "
                 "which this node does not support yet.")
     if isinstance(model.get_model_object("model_sampling"), _host.NOT_DIFFUSION):
         return ("Nothing done: this model maps one image to another and does not sample from "
                 "noise. Bypass this node.")
+    if noise is not None and noise.ndim not in (4, 5):
+        return (f"Nothing done: this model's latents have the shape {list(noise.shape)}; they are "
+                "neither images nor video (sound, perhaps, or 3D shapes). Bypass this node.")
     if comfy.model_management.in_training:
         return "Nothing done while a model is trained."
     return None

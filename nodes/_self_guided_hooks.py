@@ -109,7 +109,8 @@ def _no_gradient(error: Exception) -> str:
 
 def _bare_options(guider, model_options: dict) -> dict:
     """The options for evaluations beside the sampler's own: without this pack's other guidance,
-    and without what the sampler listens with (CFG++ ones do)."""
+    without what the sampler listens with (CFG++ ones do), and with a new cache in place of that of
+    EasyCache and LazyCache, which would take them for steps."""
     options = model_options.copy()
     options.pop("sampler_post_cfg_function", None)
     if "sampler_post_cfg_function" in guider.model_options:
@@ -117,4 +118,7 @@ def _bare_options(guider, model_options: dict) -> dict:
     options["transformer_options"] = {
         key: value for key, value in model_options.get("transformer_options", {}).items()
         if not key.startswith(KEYS)}
+    if "easycache" in options["transformer_options"]:
+        options["transformer_options"]["easycache"] = model_options["transformer_options"][
+            "easycache"].clone()
     return options

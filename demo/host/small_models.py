@@ -156,3 +156,23 @@ MODELS = {
     "wan-flow": SmallModel(config=supported.WAN21_T2V, net=WAN, shape=(16, 1, SIZE, SIZE)),
     "wan-video": SmallModel(config=supported.WAN21_T2V, net=WAN, shape=(16, 3, SIZE, SIZE)),
 }
+
+LTXAV = {"image_model": "ltxav", "in_channels": 8, "audio_in_channels": 128, "num_layers": 1,
+         "attention_head_dim": 16, "audio_attention_head_dim": 16, "num_attention_heads": 2,
+         "audio_num_attention_heads": 2, "cross_attention_dim": WIDTH,
+         "audio_cross_attention_dim": WIDTH, "caption_channels": WIDTH // 2,
+         "connector_num_layers": 1, "connector_attention_head_dim": 16,
+         "connector_num_attention_heads": 2}
+HUNYUAN_3D = {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": WIDTH,
+              "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
+              "depth_single_blocks": 1, "qkv_bias": True, "guidance_embed": False}
+LOTUS = UNET_XL | {"adm_in_channels": 4}
+
+UNGUIDED = {
+    "image-to-image": SmallModel(config=supported.LotusD, net=LOTUS),
+    "image-to-image-flow": SmallModel(config=supported.WAN21_FlowRVS, net=WAN | {
+        "model_type": "flow_rvs"}, shape=(16, 1, SIZE, SIZE)),
+    "3d": SmallModel(config=supported.Hunyuan3Dv2, net=HUNYUAN_3D, shape=(64, 12)),
+    "video-and-sound": SmallModel(config=supported.LTXAV, net=LTXAV, shape=(8, 3, SIZE, SIZE)),
+}
+"""Models that no guidance of ours is for."""
