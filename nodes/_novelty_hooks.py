@@ -87,7 +87,7 @@ class NoveltyHooks:
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
                             disable_pbar, seed, latent_shapes=latent_shapes)
 
-        refusal = unfit(guider.model_patcher, latent_shapes)
+        refusal = unfit(guider.model_patcher, latent_shapes, noise)
         if refusal:
             self._tell(refusal)
             return sample()
