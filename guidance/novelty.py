@@ -51,7 +51,7 @@ class PushFigures:
     possible: whether there was anything to push away from; evaluations: of the model, at which a
     push was computed; within: those inside the window; pushed: share of the samples of
     these with P above .05; mean_push: mean of |shift| over the noise removed, inside the window;
-    dropped: shifts that were NaN or infinite.
+    dropped: shifts that were NaN or infinite; of: what mean_push is a share of.
     """
 
     possible: bool
@@ -60,6 +60,7 @@ class PushFigures:
     pushed: float
     mean_push: float
     dropped: int
+    of: str = "noise removed"
 
 
 class NoveltyRun:
@@ -67,6 +68,8 @@ class NoveltyRun:
 
     `repulsion` is None where the memory is empty; then only batch mates push each other.
     """
+
+    of = "noise removed"  # what a push is a share of
 
     def __init__(self, space: LatentSpace, repulsion: Repulsion | None, settings: NoveltySettings):
         self.space = space
@@ -89,8 +92,7 @@ class NoveltyRun:
 
     def _denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                  level: NoiseLevel, at: Evaluation) -> Tensor:
-        self._mates = len(x) > 1 and self.settings.batch > 0
-        active = self.settings.strength > 0 and (self.repulsion is not None or self._mates)
+        active = self._pushes(x)
         if active and self._through_model:
             if at.previous is not None:
                 x = x + self._shift(at.x, at.previous, sigma, level)
@@ -101,6 +103,11 @@ class NoveltyRun:
             signal = level.like(level.signal, x).to(shift.dtype)
             denoised = denoised + shift / signal.clamp(min=torch.finfo(shift.dtype).tiny)
         return denoised
+
+    def _pushes(self, x: Tensor) -> bool:
+        """Whether there is anything to push samples x `[batch, ...]` away from."""
+        self._mates = len(x) > 1 and self.settings.batch > 0
+        return self.settings.strength > 0 and (self.repulsion is not None or self._mates)
 
     def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel) -> Tensor:
         """The limited shift of x_t, `[batch, ...]`: signal times the wanted displacement of x0."""
@@ -137,7 +144,7 @@ class NoveltyRun:
         """To be read when the run has ended: it waits for the device."""
         possible = self.repulsion is not None or self._mates
         if not self._evaluations:
-            return PushFigures(possible, 0, 0, 0.0, 0.0, 0)
+            return PushFigures(possible, 0, 0, 0.0, 0.0, 0, self.of)
         within, probability, push, dropped = (
             torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
         count = int(within.sum())
@@ -145,4 +152,4 @@ class NoveltyRun:
             possible=possible, evaluations=len(within), within=int(within.any(dim=1).sum()),
             pushed=int(((probability > 0.05) & within).sum()) / max(count, 1),
             mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
-            dropped=int((dropped & within).sum()))
+            dropped=int((dropped & within).sum()), of=self.of)

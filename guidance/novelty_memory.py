@@ -20,6 +20,7 @@ from .memory.net_cache import NetCache
 from .prompt import log_similarity
 from .repulsion import REPULSIONS, Repulsion
 
+SPACES = ("latent", "features")
 SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
 
 
@@ -58,7 +59,8 @@ class Recorded:
 class NoveltyMemory:
     """revision: the one that counts, None for the latest; learn: whether new samples are
     remembered; max_megabytes: above it samples are forgotten; when_full: which ones, see
-    memory/cap.py; half_life: how many samples come until one counts half, 0 for never."""
+    memory/cap.py; half_life: how many samples come until one counts half, 0 for never; space: which
+    kind of feature space its samples are in."""
 
     url: str
     name: str
@@ -67,6 +69,7 @@ class NoveltyMemory:
     max_megabytes: float = 1024.0
     when_full: str = WHEN_FULL[0]
     half_life: int = 0
+    space: str = SPACES[0]
 
     @property
     def bank(self) -> Bank:
@@ -85,7 +88,13 @@ class NoveltyMemory:
         return self.log.revision if self.revision is None else self.revision
 
     def check_space(self, space_id: str) -> None:
-        """Raises FeatureSpaceError if the memory holds samples of another feature space."""
+        """Raises FeatureSpaceError if the memory holds samples of another feature space, or is set
+        to another kind."""
+        if space_id.startswith(tuple({*SPACES} - {self.space})):
+            raise FeatureSpaceError(
+                f'Memory "{self.name}" is set to space {self.space}, but this node can only use '
+                f'"{space_id}". Set space in Novelty Memory to what this node can use, with a name '
+                "of its own.")
         own = self.log.feature_space
         if own is not None and own != space_id:
             raise FeatureSpaceError(

@@ -36,6 +36,9 @@ def _pushed(memory: NoveltyMemory, remembered: int, strength: float, figures: Pu
         return ("Nothing pushed: the memory is empty." if remembered == 0 else
                 "Nothing pushed: no remembered sample has a prompt like this one" +
                 (", or all that have one have faded." if memory.half_life else "."))
+    if figures.evaluations == 0 and figures.of == "activation":
+        return ("Nothing pushed: no activation of the positive prompt was seen; a node that "
+                "replaces the model's blocks may hide it.")
     if figures.evaluations == 0:
         return ("Nothing pushed: the run has a single step, and the push needs the image of the "
                 "step before. Take more steps.")
@@ -44,7 +47,7 @@ def _pushed(memory: NoveltyMemory, remembered: int, strength: float, figures: Pu
     if figures.pushed == 0:
         return "Nothing pushed: no step came near a remembered sample."
     text = (f"Pushed in {figures.pushed:.0%} of {figures.within} steps, "
-            f"by {figures.mean_push:.3f} of the noise removed on average")
+            f"by {figures.mean_push:.3f} of the {figures.of} on average")
     if figures.dropped:
         text += f"; {figures.dropped} pushes dropped because they were not finite"
     return text

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..guidance.feature_space import FeatureSpace
 from ..guidance.latent_space import LatentSpace
+from ..guidance.novelty_memory import NoveltyMemory
+from ._feature_tap import tap_of
 
 
 def feature_space(model) -> tuple[str, int]:
@@ -18,6 +21,16 @@ def latent_space(model) -> LatentSpace:
     """The pooled space of a MODEL's latents, as novelty memories have it."""
     latent_format = model.get_model_object("latent_format")
     return LatentSpace(type(latent_format).__name__, latent_format.latent_channels)
+
+
+def memory_space(model, memory: NoveltyMemory) -> LatentSpace | FeatureSpace:
+    """The space in which a memory has samples of a MODEL. Raises FeatureSpaceError where it holds
+    those of another space, or where the model has no such space."""
+    found = latent_space(model)
+    if memory.space == "features":
+        found = tap_of(model).space(type(model.get_model_object("latent_format")).__name__)
+    memory.check_space(found.id)
+    return found
 
 
 def in_model_space(model, latents: Tensor) -> Tensor:

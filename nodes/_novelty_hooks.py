@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..guidance.feature_novelty import FeatureRun
+from ..guidance.feature_space import FeatureSpace
 from ..guidance.latent_space import LatentSpace
 from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
@@ -18,10 +21,13 @@ from ..guidance.novelty_memory import NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
 from . import _host
-from ._latents import latent_space
+from ._feature_tap import tap_of, tapped
+from ._images import previews_as_image
+from ._latents import memory_space
 from ._sampling_hooks import SHARED, running, unfit
 
 KEY = "uncommon.novelty"
+Space = LatentSpace | FeatureSpace
 log = logging.getLogger("uncommon")
 
 
@@ -45,7 +51,7 @@ class Guided:
     that it goes on with; note: what images made from here on carry of it."""
 
     model: Any
-    space: LatentSpace
+    space: Space
     revision: int
     remembered: Remembered
     prompt: Tensor | None
@@ -64,7 +70,7 @@ class NoveltyHooks:
 
     def attach(self, model):
         """A clone of the MODEL with the wrappers. Raises FeatureSpaceError for another space."""
-        self.memory.check_space(latent_space(model).id)
+        memory_space(model, self.memory)
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self.outer_sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise)
@@ -94,7 +100,7 @@ class NoveltyHooks:
 
         guided = self._begin(guider, latent_image, seed)
         whole = len(sigmas) > 1 and float(sigmas[-1]) == 0  # uni_pc changes its sigmas later
-        with running(guider, KEY, self, guided.run):
+        with running(guider, KEY, self, guided.run), self._inside(guider, guided):
             result = sample()
         try:
             self._end(guided, result, whole)
@@ -103,11 +109,16 @@ class NoveltyHooks:
             self._tell(f"The image is made, but it is not remembered: {error}")
         return result
 
+    def _inside(self, guider, guided: Guided) -> AbstractContextManager[None]:
+        """What lets a run in feature space read and move the model's activations."""
+        if isinstance(guided.run, FeatureRun):
+            return tapped(guider, tap_of(guided.model), guided.run.adapt)
+        return nullcontext()
+
     def _begin(self, guider, start: Tensor | None, seed: int | None) -> Guided:
         """Reads the memory. Raises FeatureSpaceError, StorageError or RevisionError."""
         model = guider.model_patcher
-        space = latent_space(model)
-        self.memory.check_space(space.id)
+        space = memory_space(model, self.memory)
         earlier = self._earlier_pass(model, space, start)
         revision = (min(entry.settings["revision"] for entry in earlier) if earlier
                     else self.memory.resolve())
@@ -135,7 +146,7 @@ class NoveltyHooks:
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())
 
-    def _earlier_pass(self, model, space: LatentSpace, start: Tensor | None) -> list[Entry]:
+    def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
 
         These are samples of this prompt from samplers upstream of the one that runs, each the
@@ -150,17 +161,29 @@ class NoveltyHooks:
         found = self.memory.recorded_by(prompt_id, revisions) if revisions else []
         if not found:
             return []
-        starts = space.embed(model.model.process_latent_in(start)).cpu()
-        distance = torch.cdist(starts, torch.stack([entry.embedding for entry in found]))
+        starts = model.model.process_latent_in(start)
+        if self.memory.space == "features":  # a latent by itself has none
+            latent_format = model.get_model_object("latent_format")
+            pictures = [_host.preview(latent_format, latent) for latent in starts]
+            if None in pictures or any(entry.preview is None for entry in found):
+                return found
+            starts = previews_as_image(pictures).flatten(1)
+            known = previews_as_image([entry.preview for entry in found]).flatten(1)
+        else:
+            starts = space.embed(starts).cpu()
+            known = torch.stack([entry.embedding for entry in found])
+        distance = torch.cdist(starts, known)
         return [found[i] for i in sorted(set(distance.argmin(dim=1).tolist()))]
 
     def _record(self, guided: Guided, result: Tensor) -> Recorded:
         latents = guided.model.model.process_latent_in(result)
         latent_format = guided.model.get_model_object("latent_format")
         prompt_id, sampler_id = _host.running_node()
+        embedding = (guided.run.embedding() if isinstance(guided.run, FeatureRun)
+                     else guided.space.embed(latents))
         return self.memory.record(
             guided.remembered, guided.space.id, hashes=content_hashes(result),
-            embedding=guided.space.embed(latents), prompt=guided.prompt,
+            embedding=embedding, prompt=guided.prompt,
             seed=guided.note["seed"] or 0,
             settings={"strength": self.options.strength, "radius": self.options.radius,
                       "repulsion": self.options.repulsion, "revision": guided.revision,
@@ -177,7 +200,8 @@ class NoveltyHooks:
         repulsion = self.memory.repulsion(
             options.repulsion, remembered, prompt if options.prompt_aware else None,
             options.radius, model.load_device)
-        return NoveltyRun(space, repulsion, NoveltySettings(
+        kind = FeatureRun if isinstance(space, FeatureSpace) else NoveltyRun
+        return kind(space, repulsion, NoveltySettings(
             strength=options.strength, radius=options.radius, batch=options.batch_repulsion,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(options.end_percent))))

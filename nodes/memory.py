@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..guidance.curation import FORGET, describe, forget
 from ..guidance.memory.cap import WHEN_FULL
-from ..guidance.novelty_memory import NoveltyMemory
+from ..guidance.novelty_memory import SPACES, NoveltyMemory
 from . import _host
 from ._images import image_files, previews_as_image
 from ._importer import Importer
@@ -59,6 +59,12 @@ class NoveltyMemoryNode(io.ComfyNode):
                     tooltip="How many images are recorded until one pushes half as strongly as a "
                             "new one; after twice as many, a quarter. 0: none ever fades. 200 to "
                             "5000 keep a project moving on."),
+                io.Combo.Input(
+                    "space", options=list(SPACES), default=SPACES[0], optional=True,
+                    advanced=True,
+                    tooltip="What images are compared by. latent: their latents, with any model. "
+                            "features: what a block inside the model computes, and the push "
+                            "happens there. A memory keeps to one."),
             ],
             outputs=[NoveltyMemoryType.Output(
                 display_name="memory", tooltip="The memory, for Novelty Guidance and others.")],
