@@ -141,6 +141,10 @@ def unfit(model, latent_shapes, noise: Tensor | None = None) -> str | None:
     if isinstance(model.get_model_object("model_sampling"), _host.NOT_DIFFUSION):
         return ("Nothing done: this model maps one image to another and does not sample from "
                 "noise. Bypass this node.")
+    config = getattr(getattr(model.model, "model_config", None), "unet_config", None) or {}
+    if config.get("use_temporal_attention"):
+        return ("Nothing done: this model samples the frames of one video as a batch of images, "
+                "which would be driven apart. Bypass this node.")
     if noise is not None and noise.ndim not in (4, 5):
         return (f"Nothing done: this model's latents have the shape {list(noise.shape)}; they are "
                 "neither images nor video (sound, perhaps, or 3D shapes). Bypass this node.")

@@ -166,12 +166,16 @@ LTXAV = {"image_model": "ltxav", "in_channels": 8, "audio_in_channels": 128, "nu
 HUNYUAN_3D = {"image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": WIDTH,
               "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
               "depth_single_blocks": 1, "qkv_bias": True, "guidance_embed": False}
+SVD = UNET_XL | {"in_channels": 8, "adm_in_channels": 768, "use_temporal_attention": True,
+                 "use_temporal_resblock": True, "extra_ff_mix_layer": True,
+                 "video_kernel_size": [3, 1, 1], "merge_strategy": "learned_with_images"}
 LOTUS = UNET_XL | {"adm_in_channels": 4}
 
 UNGUIDED = {
     "image-to-image": SmallModel(config=supported.LotusD, net=LOTUS),
     "image-to-image-flow": SmallModel(config=supported.WAN21_FlowRVS, net=WAN | {
         "model_type": "flow_rvs"}, shape=(16, 1, SIZE, SIZE)),
+    "frames-as-batch": SmallModel(config=supported.SVD_img2vid, net=SVD),
     "3d": SmallModel(config=supported.Hunyuan3Dv2, net=HUNYUAN_3D, shape=(64, 12)),
     "video-and-sound": SmallModel(config=supported.LTXAV, net=LTXAV, shape=(8, 3, SIZE, SIZE)),
 }

@@ -350,6 +350,16 @@ def test_latents_that_are_no_images_are_passed_through_with_one_notice(matrix, t
     assert "neither images nor video" in text
 
 
+@NODES
+def test_frames_of_a_video_are_not_driven_apart(matrix, told, guide):
+    """Stable Video Diffusion has them where others have the images of a batch."""
+    from demo.host.small_models import UNGUIDED
+    plain, drawn = unguided(matrix, "frames-as-batch", guide, UNGUIDED["frames-as-batch"].latent(4))
+    assert torch.equal(plain, drawn)
+    (_, text), = told
+    assert "frames of one video as a batch" in text
+
+
 def test_video_is_passed_through_by_minority_guidance(matrix, told):
     one = case("wan-video", "minority")
     model, outer, inner = matrix.guided(one)
