@@ -43,6 +43,7 @@ export class Gallery {
   }
 
   #measure() {
+    if (!this.element.clientWidth) return; // hidden
     this.columns = Math.max(1, Math.floor(this.element.clientWidth / TILE));
     this.width = this.element.clientWidth / this.columns;
     this.height = this.width + CAPTION;
@@ -54,6 +55,7 @@ export class Gallery {
 
   /** Draws what is in sight; keeps tiles that stay in sight. */
   draw() {
+    if (!this.height) return;
     const top = Math.floor(this.element.scrollTop / this.height) - AHEAD;
     const rows = Math.ceil(this.element.clientHeight / this.height) + 2 * AHEAD;
     const first = Math.max(0, top * this.columns);

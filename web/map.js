@@ -15,6 +15,7 @@ export class NoveltyMap {
   constructor(store, selection, { changed, shown }) {
     Object.assign(this, { store, selection, changed, shown });
     this.element = make("div", "uncommon-map");
+    this.element.uncommonMap = this;
     this.canvas = make("canvas");
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", t("mapLabel"));
@@ -99,6 +100,7 @@ export class NoveltyMap {
     const size = this.x.length > 20000 ? 1.5 : this.x.length > 2000 ? 2.5 : 4;
     this.size = size;
     context.fillStyle = this.colours.dot;
+    context.globalAlpha = Math.max(0.3, Math.min(1, 5000 / this.x.length));
     for (let i = 0; i < this.x.length; i++) {
       context.fillRect(this.x[i] - size / 2, this.y[i] - size / 2, size, size);
     }

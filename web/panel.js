@@ -32,6 +32,7 @@ export class Panel {
     this.element.addEventListener("pointerenter", () => this.#actions());
     this.#list();
     this.#samples();
+    this.#mapRead();
     this.#setView(this.view);
     this.#try(() => store.refresh());
   }
@@ -131,6 +132,7 @@ export class Panel {
   }
 
   #mapRead() {
+    if (!this.store.map) return;
     this.hint.textContent = t("mapHint", { share: percent(this.store.map.share) });
     this.map.update();
     this.gallery.draw();
@@ -141,6 +143,7 @@ export class Panel {
     const all = this.store.numbers;
     const onMap = this.view === "map";
     const numbers = onMap ? all.filter((one) => this.selection.has(one)) : all;
+    this.gallery.element.hidden = !numbers.length;
     if (numbers.length !== this.gallery.numbers.length ||
         numbers.some((one, i) => one !== this.gallery.numbers[i])) {
       this.gallery.show(numbers);

@@ -1,0 +1,282 @@
+"""The memory panel and the nodes in the real page. The tests share one page and go on from one
+another in this order: run the whole file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dev import ROOT
+
+TEMPLATES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+NAME = "digits demo"  # the memory of the template `novelty`
+
+# Words that are cut, children that lie on one another or stick out of the panel.
+FLAWS = """() => {
+    const panel = document.querySelector(".uncommon-panel");
+    const box = (one) => one.getBoundingClientRect();
+    const name = (one) => `${one.tagName}.${one.className}: ${one.textContent.slice(0, 40)}`;
+    const seen = [...panel.children].filter((one) => box(one).height > 0);
+    const flaws = [];
+    for (const one of seen) {
+        const own = panel.getBoundingClientRect();
+        if (box(one).left < own.left - 1 || box(one).right > own.right + 1 ||
+            box(one).bottom > own.bottom + 1) flaws.push(`sticks out: ${name(one)}`);
+    }
+    for (let i = 1; i < seen.length; i++) {
+        if (box(seen[i]).top < box(seen[i - 1]).bottom - 1) flaws.push(`covered: ${name(seen[i])}`);
+    }
+    const words = "button, button span, strong, dd, dt, p, .uncommon-caption";
+    for (const one of panel.querySelectorAll(words)) {
+        if (one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== "inline") {
+            flaws.push(`cut: ${name(one)}`);
+        }
+    }
+    for (const button of panel.querySelectorAll("button")) {
+        for (const part of button.children) {
+            if (box(part).right > box(button).right + 1 || box(part).left < box(button).left - 1) {
+                flaws.push(`cut: ${name(button)}`);
+            }
+        }
+    }
+    if (box(panel).right > innerWidth + 1) flaws.push("wider than the page");
+    return flaws;
+}"""
+
+# Contrast of the panel's words with what lies behind them (WCAG 2, relative luminance).
+CONTRAST = """() => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const rgb = (colour, under = "#000") => {
+        canvas.fillStyle = under; canvas.fillRect(0, 0, 1, 1);
+        canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const light = (colour) => colour.map((c) => c / 255).map(
+        (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const panel = document.querySelector(".uncommon-panel");
+    const behind = getComputedStyle(panel).backgroundColor;
+    const ratios = {};
+    for (const one of panel.querySelectorAll("h2, strong, small, p, dt, dd")) {
+        if (!one.getBoundingClientRect().height) continue;
+        const [a, b] = [rgb(getComputedStyle(one).color, behind), rgb(behind)].map(light)
+            .sort((x, y) => y - x);
+        ratios[one.tagName] = (a + 0.05) / (b + 0.05);
+    }
+    return ratios;
+}"""
+
+
+def live(page) -> int:
+    """How many samples the server says that the memory holds."""
+    return next(one["samples"] for one in page.server.get("/uncommon/memories")
+                if one["name"] == NAME)
+
+
+def memory_node(page, name: str):
+    """The value of a widget of the workflow's Novelty Memory."""
+    return page.view.evaluate(
+        """(name) => app.graph.nodes.find((node) => node.type === "UncommonNoveltyMemory")
+            .widgets.find((widget) => widget.name === name).value""", name)
+
+
+def test_the_page_opens_without_errors_of_ours(page):
+    assert page.view.locator(".uncommon-memory-tab-button").is_visible()
+    page.show_panel()
+    page.view.get_by_text("No memory yet.").wait_for()
+    page.picture("first_start")
+    assert page.view.evaluate(FLAWS) == []
+    page.show_panel(False)
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_opens_with_all_its_nodes(page, name):
+    page.load(name)
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text("utf-8"))
+    shown = page.view.evaluate("""() => app.graph.nodes.map((node) => [node.type, node.has_errors,
+        !node.subgraph && !(node.type in LiteGraph.registered_node_types)])""")
+    assert sorted(kind for kind, *_ in shown) == sorted(n["type"] for n in workflow["nodes"])
+    assert [kind for kind, wrong, missing in shown if missing] == []
+    assert page.errors == []
+
+
+def test_the_demo_runs_and_the_panel_shows_the_new_sample(page):
+    page.load("novelty")
+    page.show_panel()
+    page.run()
+    page.tiles(1)
+    page.run()
+    page.run()
+    page.tiles(3)
+    assert live(page) == 3
+    page.view.locator(".uncommon-list", has_text=f"{NAME}3 samples").wait_for()
+    readouts = page.view.evaluate("""() => app.graph.nodes.flatMap((node) => node.badges.map(
+        (badge) => (typeof badge === "function" ? badge() : badge).text))""")
+    assert "revision 3 · 3 samples" in readouts
+    assert any(text.startswith("novelty ") for text in readouts)
+
+
+def test_a_sample_tells_of_itself(page):
+    page.view.locator(".uncommon-tile").nth(1).click()
+    details = page.view.locator(".uncommon-details")
+    details.get_by_text("Number 2").wait_for()
+    [sample] = page.server.get(f"/uncommon/samples?memory={NAME.replace(' ', '%20')}&numbers=2")
+    assert sample["seed"] in details.inner_text()
+    page.action("copySeed").click()
+    page.status("Seed copied.")
+    assert page.view.evaluate("navigator.clipboard.readText()") == sample["seed"]
+    page.picture("dark_gallery")
+    assert page.view.evaluate(FLAWS) == []
+
+
+def test_forget_and_undo(page):
+    assert page.action("forget").inner_text().strip() == "Forget 1"
+    page.action("forget").click()
+    page.status("1 forgotten.")
+    page.tiles(2)
+    assert live(page) == 2
+    page.action("undo").click()
+    page.status("1 came back.")
+    page.tiles(3)
+    assert live(page) == 3
+
+
+def test_the_keyboard_does_it_all(page):
+    nodes = page.view.evaluate("app.graph.nodes.length")
+    page.view.locator(".uncommon-gallery").focus()
+    for key in ("Home", "Space", "ArrowRight", "Space"):
+        page.view.keyboard.press(key)
+    assert page.view.locator('.uncommon-tile[aria-selected="true"]').count() == 2
+    page.view.keyboard.press("Escape")
+    assert page.view.locator('.uncommon-tile[aria-selected="true"]').count() == 0
+    page.view.keyboard.press("Control+a")
+    page.view.keyboard.press("Delete")
+    page.status("3 forgotten.")
+    page.view.get_by_text("This memory holds no samples.").wait_for()
+    page.view.locator(".uncommon-panel .uncommon-tabs button").first.focus()
+    page.view.keyboard.press("Control+z")
+    page.tiles(3)
+    assert live(page) == 3
+    assert page.view.evaluate("app.graph.nodes.length") == nodes
+
+
+def test_the_map_shows_and_selects(page):
+    page.view.get_by_role("tab", name="Map").click()
+    page.view.locator(".uncommon-map-hint", has_text="% of the variation").wait_for()
+    box = page.view.locator(".uncommon-map canvas").bounding_box()
+    left, top = box["x"] + 2, box["y"] + 2
+    right, bottom = box["x"] + box["width"] - 2, box["y"] + box["height"] - 2
+    page.view.mouse.move(left, top)
+    page.view.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top + 9)):
+        page.view.mouse.move(x, y, steps=3)
+    page.view.mouse.up()
+    page.tiles(3)
+    assert page.action("forget").inner_text().strip() == "Forget 3"
+
+    for i in range(3):  # every dot shows its preview
+        x, y = page.view.evaluate("(i) => { const map = document.querySelector('.uncommon-map')"
+                                  ".uncommonMap; return [map.x[i], map.y[i]]; }", i)
+        page.view.mouse.move(box["x"] + x, box["y"] + y)
+        page.view.locator(".uncommon-hover img").wait_for(state="visible")
+        page.view.mouse.move(left, top)
+        page.view.locator(".uncommon-hover").wait_for(state="hidden")
+    page.picture("dark_map")
+    assert page.view.evaluate(FLAWS) == []
+    page.view.mouse.click(left, top)  # beside all dots
+    assert page.action("forget").is_disabled()
+    page.view.get_by_role("tab", name="Gallery").click()
+
+
+def test_freeze_and_learn_again(page):
+    revision = next(m["revision"] for m in page.server.get("/uncommon/memories"))
+    page.action("freeze").click()
+    assert (memory_node(page, "mode"), memory_node(page, "revision")) == ("frozen", revision)
+    page.action("freeze").click()
+    assert (memory_node(page, "mode"), memory_node(page, "revision")) == ("learn", -1)
+
+
+def test_the_workflow_of_an_image_comes_back(page):
+    page.view.evaluate("app.graph.clear()")
+    page.view.locator(".uncommon-tile").last.click()
+    page.action("loadWorkflow").click()
+    page.status("Loaded, with the memory frozen at revision 0")
+    assert (memory_node(page, "mode"), memory_node(page, "revision")) == ("frozen", 0)
+    page.view.keyboard.press("Escape")
+
+
+def test_export_clear_and_import(page, tmp_path):
+    with page.view.expect_download() as download:
+        page.action("export").click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    assert file.name == f"{NAME}.safetensors"
+    page.action("clear").click()
+    dialog = page.view.get_by_role("dialog")
+    dialog.get_by_text("All 3 samples will be forgotten.").wait_for()
+    page.picture("clear")
+    dialog.get_by_role("button", name="Delete").click()
+    page.status("3 forgotten.")
+    assert live(page) == 0
+    page.view.locator('.uncommon-panel input[type="file"]').set_input_files(file)
+    page.view.get_by_role("dialog").get_by_role("button", name="Confirm").click()
+    page.status("3 samples added, 0 were there already.")
+    page.tiles(3)
+    assert live(page) == 3
+
+
+def test_reload_keeps_the_state(page):
+    page.open()
+    page.show_panel()
+    page.tiles(3)
+    assert page.view.locator(".uncommon-list :checked").get_attribute("value") == NAME
+
+
+def test_help_opens_from_the_node(page):
+    page.load("novelty")
+    page.show_panel(False)
+    page.view.evaluate("""() => { const node = app.graph.nodes.find(
+        (node) => node.type === "UncommonNoveltyGuidance");
+        app.canvas.selectNode(node); app.canvas.fitViewToSelectionAnimated?.(); }""")
+    page.view.get_by_test_id("info-button").click()
+    page.view.get_by_role("heading", name="Novelty Guidance").first.wait_for()
+    page.picture("help")
+
+
+def test_light_theme_phone_and_french(page):
+    page.show_panel()
+    page.tiles(3)
+    assert min(page.view.evaluate(CONTRAST).values()) > 4.5
+    page.setting("Comfy.ColorPalette", "light")
+    page.view.locator(".uncommon-tile").first.click()
+    page.view.locator(".uncommon-details img").wait_for()
+    page.picture("light_gallery")
+    assert page.view.evaluate(FLAWS) == []
+    assert min(page.view.evaluate(CONTRAST).values()) > 4.5
+    page.view.get_by_role("tab", name="Map").click()
+    page.picture("light_map")
+    assert page.view.evaluate(FLAWS) == []
+
+    page.view.set_viewport_size({"width": 390, "height": 844})
+    page.picture("phone_map")
+    assert page.view.evaluate(FLAWS) == []
+    page.view.get_by_role("tab", name="Gallery").click()
+    page.picture("phone_gallery")
+    assert page.view.evaluate(FLAWS) == []
+
+    page.setting("Comfy.ColorPalette", "dark")
+    page.setting("Comfy.Locale", "fr")
+    page.view.get_by_role("tab", name="Galerie").wait_for()
+    page.tiles(3)
+    page.view.locator(".uncommon-tile").first.click()
+    page.view.locator(".uncommon-details img").wait_for()
+    page.picture("phone_french")
+    assert page.view.evaluate(FLAWS) == []
+    page.view.set_viewport_size({"width": 1280, "height": 800})
+    page.picture("french")
+    assert page.view.evaluate(FLAWS) == []
+    page.setting("Comfy.Locale", "en")
+    page.view.get_by_role("tab", name="Gallery").wait_for()
+    assert page.errors == []
