@@ -173,6 +173,11 @@ def own_server(user: Path, out: Path, cpu: bool) -> Iterator[Server]:
 def running_server(url: str) -> Iterator[Server]:
     server = Server(Path(tempfile.gettempdir()))
     server.url = url.rstrip("/")
+    try:
+        server.get("/queue")
+    except HostError as error:
+        raise NotRecreatable(
+            f"No ComfyUI answers at {url}. Start it, or leave --url out.") from error
     yield server
 
 

@@ -162,7 +162,8 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise DistanceError(f'"{path}" cannot be read ({error}). Download it again.') from error
+        raise DistanceError(f'"{path}" cannot be read ({type(error).__name__}). '
+                            "Download it again.") from error
     if not isinstance(weights, dict):
         raise DistanceError(f'"{path}" holds no weights by name. Download it again.')
     return weights

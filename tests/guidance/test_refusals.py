@@ -15,6 +15,7 @@ from guidance.adm_encoder import encoder_config, head_config
 from guidance.distances import DistanceError
 from guidance.memory.entry import Sample, encode_sample
 from guidance.memory.errors import MemoryLogError, SampleError
+from guidance.minority_checkpoint import load_classifier
 from guidance.scored_set import ScoredSet, ScoredSetError, ScoreSettings
 from guidance.training_set import TrainingSettings
 
@@ -44,7 +45,7 @@ def test_says_what_was_given_and_expected(call, error, message):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (None, "cannot be read .* Download it again"),
+    (None, r"cannot be read \(UnpicklingError\)\. Download it again"),
     (torch.zeros(2), "holds no weights by name. Download it again")])
 def test_a_backbone_that_is_none(tmp_path, content, message):
     file = tmp_path / "alexnet.pth"
@@ -54,6 +55,12 @@ def test_a_backbone_that_is_none(tmp_path, content, message):
         torch.save(content, file)
     with pytest.raises(DistanceError, match=message):
         distances._read_backbone(file)
+
+
+def test_a_classifier_that_is_cut_off(tmp_path):
+    (tmp_path / "cats.safetensors").write_bytes(b"12345678")
+    with pytest.raises(ValueError, match="cannot be read .* It may be cut off: copy or download"):
+        load_classifier(tmp_path / "cats.safetensors")
 
 
 def test_scores_that_another_file_keeps(tmp_path):

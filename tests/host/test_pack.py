@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from dev import ROOT
 
 GUIDANCE = sorted((ROOT / "guidance").rglob("*.py"))
 NODES = sorted((ROOT / "nodes").glob("[!_]*.py"))
+HELP = ROOT / "web" / "docs"
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution",
                 "folder_paths", "latent_preview", "node_helpers", "nodes", "server"}
 NOT_AT_LOAD = {"demo", "dev", "lpips", "kmedoids", "matplotlib", "prdc", "pytest", "sklearn"}
@@ -75,10 +77,37 @@ def test_nodes_explain_themselves(host):
     assert not lacking
 
 
-def test_every_node_has_a_help_page(host):
+def test_what_users_search_for_finds_a_node(host):
+    found = {}
     for node_id, node in host.pack_nodes.items():
-        page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
-        assert page.startswith(f"# {node.GET_SCHEMA().display_name}\n")
+        aliases = node.GET_SCHEMA().search_aliases
+        assert len(aliases) >= 2, node_id
+        found |= dict.fromkeys(aliases, node_id)
+    assert {"diversity", "variation", "same face", "seed variance", "CADS", "novelty"} <= set(found)
+    assert {"rare", "deduplicate", "precision recall"} <= set(found)
+
+
+def test_every_node_has_a_help_page(host):
+    """When to use it, a picture, all inputs, and what to do when it fails or does nothing."""
+    lacking = []
+    for node_id, node in host.pack_nodes.items():
+        schema, page = node.GET_SCHEMA(), (HELP / f"{node_id}.md").read_text("utf-8")
+        sections = ["\n## Use it\n", "\n## Inputs\n", "\n## Troubleshooting\n", "\n| input | "]
+        if {"MODEL"} == {one.get_io_type() for one in schema.outputs} and any(
+                one.get_io_type() == "MODEL" for one in schema.inputs):
+            sections.append("\n## Nothing changes?\n")
+        if not page.startswith(f"# {schema.display_name}\n"):
+            lacking.append(f"{node_id}: its name as the title")
+        lacking += [f"{node_id}: {section.strip()}" for section in sections if section not in page]
+        rows = "".join(line.split("|")[1].replace("_", " ") + "," for line in page.splitlines()
+                       if line.startswith("| "))
+        lacking += [f"{node_id}: input {one.id}" for one in schema.inputs
+                    if not re.search(rf"\b{one.id.replace('_', ' ')}\b", rows)]
+        pictures = re.findall(r"!\[.+?\]\((.+?)\)", page)
+        if not pictures:
+            lacking.append(f"{node_id}: a picture")
+        lacking += [f"{node_id}: {name}" for name in pictures if not (HELP / name).is_file()]
+    assert not lacking, "\n".join(lacking)
 
 
 @pytest.mark.parametrize("file", GUIDANCE, ids=path_id)

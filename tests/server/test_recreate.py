@@ -97,6 +97,14 @@ def test_an_image_without_a_prompt_is_refused(tmp_path, monkeypatch, capsys):
     assert "bare.png carries no prompt" in capsys.readouterr().err
 
 
+def test_a_server_that_does_not_run_is_named(drawn, tmp_path, monkeypatch, capsys):
+    (tmp_path / "it.png").write_bytes(drawn)
+    monkeypatch.setattr(sys, "argv", ["recreate", str(tmp_path / "it.png"),
+                                      "--url", "http://127.0.0.1:9"])
+    assert recreate.main() == 2
+    assert "No ComfyUI answers at http://127.0.0.1:9" in capsys.readouterr().err
+
+
 # What is run
 
 GRAPH = {
