@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..prompt import PROMPT_DIM
 from . import fates
+from .database import Database
 from .errors import RevisionGoneError
 from .log import Memory
 from .schema import STILL_LIVE
@@ -138,7 +139,7 @@ class Bank:
                               lambda: int((born <= at).sum()) - 1 - alive.nonzero()[:, 0])
 
     @property
-    def _log(self) -> tuple:
+    def _log(self) -> tuple[Database, str]:
         return self.memory._database, self.memory.name
 
     def _follow(self) -> None:
@@ -162,7 +163,7 @@ class Bank:
                 held, embedding, prompt = self._read(int(revisions[0]), int(revisions[-1]))
             else:
                 held, embedding, prompt = self._keep()
-            index = torch.searchsorted(held, revisions.int()).clamp(max=max(len(held) - 1, 0))
+            index: Any = torch.searchsorted(held, revisions.int()).clamp(max=max(len(held) - 1, 0))
             if len(held) == 0 or not torch.equal(held[index], revisions.int()):
                 raise RevisionGoneError(
                     f'Samples of memory "{self.memory.name}" were dropped while they were read, to '
@@ -171,7 +172,7 @@ class Bank:
                 index = slice(int(index[0]), int(index[-1]) + 1)  # a view, not a copy
             return Contents(embedding[index], prompt[index])
 
-    def _keep(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _keep(self) -> tuple[Tensor, ...]:
         """Revisions and contents of all samples, from now on in RAM."""
         if not self._kept or len(self._kept[0]) == 0:
             self._kept = tuple(map(GrowingTensor, self._read(1, self._revision)))
@@ -182,7 +183,7 @@ class Bank:
                     part.extend(new)
         return tuple(part.rows for part in self._kept)
 
-    def _read(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, first: int, last: int) -> tuple[Tensor, ...]:
         """Revisions `[n]` and contents of the samples from one revision to another, as stored."""
         most = int(((self._born.rows >= first) & (self._born.rows <= last)).sum())
         revisions, embedding, count = np.empty(most, np.int32), None, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def fates(database: Database, name: str, after: int) -> Fates:
     return Fates(born[order], gone[order], forgotten, last)
 
 
-def _runs(connection: Connection, condition: ColumnElement[bool]) -> list[Row]:
+def _runs(connection: Connection, condition: ColumnElement[bool]) -> Sequence[Row]:
     """The revisions of entries as runs without a gap, (first, last): so that a million of them are
     one row, and not a million."""
     gap = (entry.c.revision - func.row_number().over(order_by=entry.c.revision)).label("gap")
@@ -68,7 +68,7 @@ def any_dropped(database: Database, name: str, at: int) -> bool:
                 entry.c.forgotten_at > at, entry.c.revision <= at).limit(1)).first() is not None
 
 
-def contents(database: Database, name: str, first: int, last: int) -> Iterator[list[Row]]:
+def contents(database: Database, name: str, first: int, last: int) -> Iterator[Sequence[Row]]:
     """Revision, embedding and prompt embedding, as stored, of the samples from revision `first` to
     `last` that have them, page by page."""
     columns = (payload.c.revision, payload.c.embedding, payload.c.prompt_embedding)

@@ -119,10 +119,11 @@ class MemoryMap:
             self._fit(revision, len(numbers))
             known = None
         kept = np.isin(known.numbers, numbers) if known else np.empty(0, bool)
-        parts = [(known.numbers[kept], known.points[kept], known.nearest[kept])] if known else []
+        parts: list[tuple] = (
+            [(known.numbers[kept], known.points[kept], known.nearest[kept])] if known else [])
         parts += self._read(revision, after=known.revision if known else 0)
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return Points(revision, *columns, self._axes.share)
+        numbers, points, nearest = map(np.concatenate, zip(*parts, strict=True))
+        return Points(revision, numbers, points, nearest, self._axes.share)
 
     def _fit(self, revision: int, count: int) -> None:
         stride = -(-count // FITTED_ON)
