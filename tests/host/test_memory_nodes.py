@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -200,6 +201,30 @@ def test_a_frozen_memory_is_refused(fresh_host, memory_only, draws, samples, nod
     assert len(samples()) == 1
 
 
+def test_a_large_folder_is_streamed(fresh_host, memory_only, samples, tmp_path):
+    """2,000 images in bounded memory, stopped half-way and gone on with; the RAM that the second
+    half takes is what its fingerprints take, and some."""
+    for number in range(2000):
+        Image.new("RGB", (16, 16), (number % 256, number // 256, 0)).save(
+            tmp_path / f"{number:04}.png")
+    graph = memory_only(kept=remember(folder=str(tmp_path), vae=["vae", 0]))
+    used = []
+
+    def watch(node_id, step, steps):
+        if step >= 1000 and not used:
+            fresh_host.interrupt()
+        if step >= 1000:
+            used.append(psutil.Process().memory_info().rss)
+
+    with pytest.raises(Interrupted):
+        fresh_host.run(graph, on_progress=watch)
+    first = len(samples())
+    assert 900 < first < 1100
+    report = fresh_host.run(graph, on_progress=watch).outputs["kept"][1]
+    assert f"{2000 - first} new, {first} remembered already" in report
+    assert used[-1] - used[0] < 30 * 2 ** 20
+
+
 # Forget Samples
 
 def test_forgets_each_time_the_queue_runs(fresh_host, draws, memory_only, samples):
@@ -251,6 +276,35 @@ def test_a_forgotten_image_may_come_again(fresh_host, draws, novelty_graph, memo
     fresh_host.run(memory_only(gone=forget("all")))
     again = fresh_host.run(draws()).outputs["sampled"][0]["samples"]
     assert torch.equal(first, again)
+
+
+# Options of Novelty Memory
+
+def test_old_samples_fade(fresh_host, novelty_graph):
+    """With a half-life the first of six images hardly pushes its own copy any more, and the frozen
+    revision does so again and again, bit for bit."""
+    for seed in range(6):
+        fresh_host.run(novelty_graph(seed=seed, guidance={"strength": 0.0}))
+
+    def again(**memory) -> Tensor:
+        fresh_host.restart()
+        return fresh_host.run(novelty_graph(
+            seed=0, memory={"mode": "frozen", "revision": 6} | memory)
+        ).outputs["sampled"][0]["samples"]
+
+    plain = fresh_host.run(novelty_graph(seed=0, memory={"name": "new"})
+                           ).outputs["sampled"][0]["samples"]
+    lasting, faded = again(), again(half_life=1)
+    assert (faded - plain).norm() < 0.7 * (lasting - plain).norm()
+    assert torch.equal(again(half_life=1), faded)
+    assert torch.equal(again(half_life=0), lasting)
+
+
+def test_the_options_reach_the_memory(fresh_host, memory_only):
+    for options in ({}, {"when_full": "reservoir", "half_life": 300}):
+        memory = fresh_host.run(memory_only(options, info=info())).outputs["memory"][0]
+        found = {"when_full": memory.when_full, "half_life": memory.half_life}
+        assert found == {"when_full": "oldest", "half_life": 0} | options
 
 
 # Memory Info
