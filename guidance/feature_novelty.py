@@ -47,7 +47,7 @@ class FeatureRun(NoveltyRun):
 
     def _denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                  level: NoiseLevel, at: Evaluation) -> Tensor:
-        self._active = self._pushes(x)
+        self._active = self.pushes(x)
         self._now, self._seen, self._moved = (sigma, level), [], []
         try:
             denoised = at.answered(model(x))

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .evaluation import Evaluation
+from .feature_space import FeatureSpace
 from .latent_space import LatentSpace
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
@@ -71,7 +72,8 @@ class NoveltyRun:
 
     of = "noise removed"  # what a push is a share of
 
-    def __init__(self, space: LatentSpace, repulsion: Repulsion | None, settings: NoveltySettings):
+    def __init__(self, space: LatentSpace | FeatureSpace, repulsion: Repulsion | None,
+                 settings: NoveltySettings):
         self.space = space
         self.repulsion = repulsion
         self.settings = settings
@@ -92,7 +94,7 @@ class NoveltyRun:
 
     def _denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                  level: NoiseLevel, at: Evaluation) -> Tensor:
-        active = self._pushes(x)
+        active = self.pushes(x)
         if active and self._through_model:
             if at.previous is not None:
                 x = x + self._shift(at.x, at.previous, sigma, level)
@@ -104,7 +106,7 @@ class NoveltyRun:
             denoised = denoised + shift / signal.clamp(min=torch.finfo(shift.dtype).tiny)
         return denoised
 
-    def _pushes(self, x: Tensor) -> bool:
+    def pushes(self, x: Tensor) -> bool:
         """Whether there is anything to push samples x `[batch, ...]` away from."""
         self._mates = len(x) > 1 and self.settings.batch > 0
         return self.settings.strength > 0 and (self.repulsion is not None or self._mates)

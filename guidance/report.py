@@ -7,16 +7,18 @@ from .novelty_memory import NoveltyMemory, Recorded
 
 
 def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, strength: float,
-                   record: bool, whole: bool, figures: PushFigures,
+                   record: bool, whole: bool, figures: PushFigures, without_cfg: int,
                    recorded: Recorded | None) -> str:
     """A few lines: the memory, how novel the new images are, what was pushed or why nothing was.
 
     revision, remembered: what guided the run, and how many samples that was; record: the node's
-    switch; whole: whether the run went on to the end.
+    switch; whole: whether the run went on to the end; without_cfg: evaluations before CFG began.
     """
     stats = memory.log.stats()
     lines = [f"{memory.name}@{revision}: pushed away from {remembered} samples",
              _pushed(memory, remembered, strength, figures)]
+    if without_cfg:
+        lines.append(f"CFG began after {without_cfg} evaluations of the model")
     if recorded is not None:
         lines += _recorded(recorded)
     else:

@@ -23,6 +23,7 @@ from ..guidance.report import novelty_report
 from . import _host
 from ._feature_tap import tap_of, tapped
 from ._images import previews_as_image
+from ._late_cfg import LateCFG
 from ._latents import memory_space
 from ._sampling_hooks import SHARED, running, unfit
 
@@ -43,6 +44,7 @@ class NoveltyOptions:
     prompt_aware: bool
     batch_repulsion: float
     record: bool
+    cfg_start_percent: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Guided:
     earlier: list[Entry]
     note: dict
     run: NoveltyRun
+    cfg: LateCFG
 
 
 class NoveltyHooks:
@@ -78,12 +81,18 @@ class NoveltyHooks:
 
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
         options = model_options.get("transformer_options", {})
-        run = options.get(KEY, {}).get(self)
-        if run is None:
-            return executor(x, timestep, model_options, seed)
-        level = _host.noise_level(executor.class_obj.inner_model.model_sampling, timestep)
-        return run.denoise(lambda x_t: executor(x_t, timestep, model_options, seed),
-                           x, timestep, level, options[SHARED])
+        guided = options.get(KEY, {}).get(self)
+
+        def model(x_t):
+            return executor(x_t, timestep, model_options, seed)
+
+        if guided is None:
+            return model(x)
+        guider = executor.class_obj
+        level = _host.noise_level(guider.inner_model.model_sampling, timestep)
+        late = guided.cfg.evaluation(guider, timestep) if guided.run.pushes(x) else nullcontext()
+        with late:
+            return guided.run.denoise(model, x, timestep, level, options[SHARED])
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None,
                      callback=None, disable_pbar=False, seed=None, latent_shapes=None):
@@ -100,7 +109,7 @@ class NoveltyHooks:
 
         guided = self._begin(guider, latent_image, seed)
         whole = len(sigmas) > 1 and float(sigmas[-1]) == 0  # uni_pc changes its sigmas later
-        with running(guider, KEY, self, guided.run), self._inside(guider, guided):
+        with running(guider, KEY, self, guided), self._inside(guider, guided):
             result = sample()
         try:
             self._end(guided, result, whole)
@@ -130,7 +139,9 @@ class NoveltyHooks:
         _host.note_in_metadata(self.node_id, _host.running_node()[1], note)
         return Guided(model=model, space=space, revision=revision, remembered=remembered,
                       prompt=prompt, earlier=earlier, note=note,
-                      run=self._run(model, space, remembered, prompt))
+                      run=self._run(model, space, remembered, prompt),
+                      cfg=LateCFG(model.get_model_object("model_sampling").percent_to_sigma(
+                          self.options.cfg_start_percent)))
 
     def _end(self, guided: Guided, result: Tensor, whole: bool) -> None:
         """Remembers the latents `[batch, ...]` of a run that went on to the end, and reports."""
@@ -141,7 +152,7 @@ class NoveltyHooks:
         figures = guided.run.figures()
         self._tell(novelty_report(
             self.memory, guided.revision, len(guided.remembered), self.options.strength,
-            self.options.record, whole, figures, recorded))
+            self.options.record, whole, figures, guided.cfg.skipped, recorded))
         _host.tell_memory_changed(
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())

@@ -60,6 +60,12 @@ class NoveltyGuidance(io.ComfyNode):
                     "record", default=True, optional=True, advanced=True,
                     tooltip="Remember the new images when a run has ended well. A frozen memory "
                             "never records."),
+                io.Float.Input(
+                    "cfg_start_percent", default=0.35, min=0.0, max=1.0, step=0.01, optional=True,
+                    tooltip="Where in the denoising CFG begins; before it the model follows the "
+                            "prompt alone, as at CFG 1, which is faster too. CFG at high noise "
+                            "draws all images of a prompt to one composition. 0: CFG everywhere. "
+                            "Nothing changes at CFG 1, nor while nothing is pushed."),
             ],
             outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -69,11 +75,11 @@ class NoveltyGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.22,
                 repulsion="net", prompt_aware=True, batch_repulsion=1.0,
-                record=True) -> io.NodeOutput:
+                record=True, cfg_start_percent=0.0) -> io.NodeOutput:
         options = NoveltyOptions(
             strength=strength, start_percent=start_percent, end_percent=end_percent, radius=radius,
             repulsion=repulsion, prompt_aware=prompt_aware, batch_repulsion=batch_repulsion,
-            record=record)
+            record=record, cfg_start_percent=cfg_start_percent)
         return io.NodeOutput(NoveltyHooks(memory, options, cls.hidden.unique_id).attach(model))
 
 
