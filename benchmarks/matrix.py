@@ -88,6 +88,7 @@ def kept() -> dict[str, dict]:
 def draw_all(workers: ProcessPoolExecutor, place: tuple[Path, int], rows: Sequence[Row]) -> None:
     DRAWN.parent.mkdir(parents=True, exist_ok=True)
     with DRAWN.open("a", encoding="utf-8") as file:
+        file.write("\n")  # a crash may have cut off the last line
         done = workers.map(functools.partial(draw, *place), rows)
         for one in tqdm(done, total=len(rows), unit="case"):
             file.write(json.dumps(one) + "\n")
