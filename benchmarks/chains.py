@@ -23,6 +23,9 @@ from dev import ROOT
 WORK = ROOT / "benchmarks" / "work"
 MODEL = ROOT / "demo" / "models" / "digits.safetensors"
 GUIDANCE_NODE = "UncommonNoveltyGuidance"
+GUIDING = ("guidance/latent_space", "guidance/limiter", "guidance/noise_level", "guidance/novelty",
+           "guidance/novelty_memory", "guidance/novelty_net", "guidance/prompt",
+           "guidance/repulsion", "nodes/_late_cfg", "nodes/_novelty_hooks")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 
 
@@ -100,7 +103,7 @@ def is_drawn(chain: Chain) -> bool:
 
 def code_hash() -> str:
     """Of the code that decides how images are pushed; a change of it is told, not redone."""
-    files = sorted([*(ROOT / "guidance").rglob("*.py"), *(ROOT / "nodes").glob("*novelty*.py")])
+    files = [ROOT / f"{name}.py" for name in GUIDING]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

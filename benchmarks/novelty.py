@@ -49,8 +49,16 @@ PLAIN: Inputs = None
 DEFAULTS: Inputs = {}
 
 
-def ball(radius: float) -> Inputs:
-    """SPELL as published: the whole run, its push not limited."""
+ALWAYS = {"cfg_start_percent": 0.0}  # CFG at all noise levels
+
+
+def ball(radius: float) -> dict[str, Any]:
+    """SPELL as published: the whole run, its push not limited, CFG at all noise levels."""
+    return ALWAYS | late_ball(radius)
+
+
+def late_ball(radius: float) -> dict[str, Any]:
+    """The same with CFG where it is by default."""
     return {"repulsion": "ball", "radius": radius, "strength": 2.0, "start_percent": 0.0,
             "end_percent": 1.0}
 
@@ -59,12 +67,15 @@ def swept(repulsion: str, strengths: Iterable[float]) -> tuple[Inputs, ...]:
     return tuple({"repulsion": repulsion, "strength": strength} for strength in strengths)
 
 
-def net(radius: float) -> Inputs:
+def net(radius: float) -> dict[str, Any]:
     return {"repulsion": "net", "radius": radius}
 
 
 BALL = ball(0.3)
-FRONT = (PLAIN, DEFAULTS, *map(net, (0.16, 0.19, 0.25, 0.3)), *map(ball, (0.2, 0.25, 0.3, 0.35)))
+LATE_CFG = late_ball(0.01)  # so small a ball that nothing is ever in it
+FRONT = (PLAIN, DEFAULTS, LATE_CFG, *map(net, (0.12, 0.19, 0.22, 0.25)),
+         *(net(radius) | ALWAYS for radius in (0.16, 0.19, 0.22, 0.25, 0.3)),
+         *map(late_ball, (0.2, 0.25, 0.3)), *map(ball, (0.2, 0.25, 0.3, 0.35)))
 SWEEP = (PLAIN, *map(ball, (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
          *swept("net", (0.1, 0.2, 0.3, 0.4, 0.6)), *swept("exact", (0.1, 0.2, 0.3, 0.4, 0.6)))
 
@@ -89,12 +100,12 @@ class Part:
 
 
 PARTS = (  # the most important first
-    Part(name="default", guidance=(PLAIN, DEFAULTS, BALL)),
+    Part(name="default", guidance=(PLAIN, DEFAULTS, LATE_CFG, BALL)),
     Part(name="front", guidance=FRONT, labels=SWEPT_CLASSES),
     Part(name="worth", guidance=(PLAIN,), count=512),
     Part(name="cfg", guidance=(PLAIN, DEFAULTS), cfgs=ALL_CFG, labels=SWEPT_CLASSES),
     Part(name="sweep", guidance=SWEEP, cfgs=SWEPT_CFG, labels=SWEPT_CLASSES),
-    Part(name="seeds", guidance=(PLAIN, DEFAULTS, BALL), seeds=(1, 2)),
+    Part(name="seeds", guidance=(PLAIN, DEFAULTS, LATE_CFG, BALL), seeds=(1, 2)),
     Part(name="worth-cfg", guidance=(PLAIN,), cfgs=ALL_CFG, labels=SWEPT_CLASSES, count=512),
     Part(name="sweep-samplers", guidance=SWEEP, samplers=OTHERS, cfgs=SWEPT_CFG,
          labels=SWEPT_CLASSES),

@@ -27,8 +27,9 @@ COLUMNS = {"distinct_good": "D(128)", "distinct_good_1.3tau": "D at 1.3 tau", "g
 SHORT = ("distinct_good", "good", "seconds")  # what the README shows
 README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/novelty.md -->\n).*?"
                             "(?=<!-- end of figures -->)", re.DOTALL)
-COLOURS = ("0.6", "tab:orange", "tab:blue", "tab:cyan", "tab:green")
-FRONTS = (("ball", "radius"), ("net", "radius"), ("net", "strength"), ("exact", "strength"))
+COLOURS = ("0.6", "tab:orange", "tab:red", "tab:cyan", "tab:blue", "tab:purple", "tab:green")
+FRONTS = (("ball", "radius", False), ("ball", "radius", True), ("net", "radius", False),
+          ("net", "radius", True), ("net", "strength", True), ("exact", "strength", True))
 LEGEND = """
 D(128): how many of 128 images, in the order they came, are good (inside the manifold of the real
 digits, and of the asked class) and at least tau away from every good image before them; tau is the
@@ -51,6 +52,16 @@ class Row:
     @property
     def method(self) -> str:
         return "plain" if self.chain.guidance is None else self.chain.guidance["repulsion"]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether CFG begins within the denoising."""
+        return self.chain.guidance is not None and self.chain.guidance["cfg_start_percent"] > 0
+
+    @property
+    def pushes(self) -> bool:
+        """Whether its ball is wide enough for anything ever to lie in it."""
+        return self.chain.guidance is not None and self.chain.guidance["radius"] > 0.01
 
     def as_json(self) -> dict[str, Any]:
         at = [n for n in (32, 64, 128, 256, 512) if n <= len(self.curve)]
@@ -138,13 +149,17 @@ def summarise(groups: Sequence[Group], defaults: dict[str, Any], cfg: float) -> 
         return [group for group in groups if some(group).chain.cfg == cfg]
 
     here, plain_here = best(at_cfg(ours)), best(at_cfg(plain))
-    ball = best(at_cfg(group for group in groups if some(group).method == "ball"))
+    ball = best(at_cfg(group for group in groups
+                       if some(group).method == "ball" and not some(group).is_late))
+    late_cfg = best(at_cfg(group for group in groups if some(group).is_late
+                           and not some(group).pushes))
     over = common([here, plain_here]) if here and plain_here else ()
     images, bound = worth(here, plain_here) if over else (None, False)
     return {
         "distinct_ratio_same_cfg": ratio(here, plain_here),
         "distinct_ratio_best_cfg": ratio(best(ours), best(plain)),
         "distinct_ratio_ball": ratio(here, ball),
+        "distinct_ratio_late_cfg": ratio(here, late_cfg),
         "worth_plain_images": images,
         "worth_plain_images_is_lower_bound": bound,
         "good_delta": average(here, "good", over) - average(plain_here, "good", over)
@@ -235,15 +250,20 @@ def name(row: Row, defaults: dict[str, Any]) -> str:
     if guidance is None:
         return "plain"
     shipped = " (the defaults)" if guidance == defaults else ""
+    start = guidance["cfg_start_percent"]
+    late = f", CFG from {start:g}" if start else ""
+    if not row.pushes:
+        return f"no push{late}"
     strength = f", strength {guidance['strength']:g}" if row.method != "ball" else ""
-    return f"{row.method}, radius {guidance['radius']:g}{strength}{shipped}"
+    return f"{row.method}, radius {guidance['radius']:g}{strength}{late}{shipped}"
 
 
-def on_line(row: Row, method: str, varied: str, defaults: dict[str, Any]) -> bool:
+def on_line(row: Row, method: str, varied: str, late: bool, defaults: dict[str, Any]) -> bool:
     """Whether a row belongs to a method's front over one input, the other being the default."""
     other = {"radius": "strength", "strength": "radius"}[varied]
     guidance = row.chain.guidance
-    return row.method == method and (method == "ball" or guidance[other] == defaults[other])
+    return (row.method == method and row.is_late == late and row.pushes
+            and (method == "ball" or guidance[other] == defaults[other]))
 
 
 def plot(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
@@ -272,9 +292,10 @@ def draw_front(panel, plain: Sequence[Group], guided: Sequence[Group], defaults:
     """One panel: plain at every CFG, the others at this one, over the chains that all have."""
     over = common([*plain, *guided])
     lines = {"seed change only, CFG varied": sorted(plain, key=lambda g: some(g).chain.cfg)}
-    for method, varied in FRONTS:
-        lines[f"{method}, {varied} varied"] = sorted(
-            (group for group in guided if on_line(some(group), method, varied, defaults)),
+    for method, varied, late in FRONTS:
+        start = f", CFG from {defaults['cfg_start_percent']:g}" if late else ""
+        lines[f"{method}, {varied} varied{start}"] = sorted(
+            (group for group in guided if on_line(some(group), method, varied, late, defaults)),
             key=lambda group, varied=varied: some(group).chain.guidance[varied])
 
     def point(group: Group) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class NoveltyGuidance(io.ComfyNode):
                     "end_percent", default=0.9, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the denoising the pushing ends; 1 is the finished image."),
                 io.Float.Input(
-                    "radius", default=0.22, min=0.01, max=2.0, step=0.01, optional=True,
+                    "radius", default=0.15, min=0.01, max=2.0, step=0.01, optional=True,
                     advanced=True,
                     tooltip="Distance below which two images count as the same: root mean square "
                             "difference of their pooled latents. Larger pushes earlier and from "

@@ -107,7 +107,7 @@ def test_a_plain_chain_goes_on_where_it_stopped(bench_host, work):
 def test_headline_figures(work):
     """Ours: 64 different digits, each twice; plain: 32 different ones, then the other 32."""
     images, labels = digits()
-    guidance = {"repulsion": "exact", "strength": 0.3}
+    guidance = {"repulsion": "exact", "strength": 0.3, "radius": 0.2, "cfg_start_percent": 0.35}
     one = images[labels == LABEL][:64]
     plain = Chain(sampler=CHAIN.sampler, cfg=3.0, label=LABEL, count=256)
     ours = replace(plain, guidance=guidance, count=128)
@@ -124,7 +124,7 @@ def test_headline_figures(work):
     summary = summarise(groups, guidance, 3.0)
     assert summary["distinct_ratio_same_cfg"] == summary["distinct_ratio_best_cfg"] == ratio_here
     assert summary["worth_plain_images"] == times
-    assert summary["distinct_ratio_ball"] is None
+    assert summary["distinct_ratio_ball"] is None and summary["distinct_ratio_late_cfg"] is None
     assert summary["chains"] == 1
 
 

@@ -489,7 +489,7 @@ def test_another_models_memory_is_refused_and_both_spaces_are_named(fresh_host, 
                                                                     draw, memory, monkeypatch):
     draw()
     space = fresh_host.pack("guidance.latent_space").LatentSpace
-    monkeypatch.setattr(fresh_host.pack("nodes._novelty_hooks"), "latent_space",
+    monkeypatch.setattr(fresh_host.pack("nodes._latents"), "latent_space",
                         lambda model: space("Flux", 16))
     with pytest.raises(RunFailed) as failed:
         draw(seed=1)
