@@ -64,23 +64,30 @@ def file(size: int) -> Path:
     return WORK / "scale" / f"{size}.sqlite"
 
 
-def build(size: int) -> None:
-    """Makes the memory of this size; goes on where it stopped."""
+def build(size: int, name: str = NAME, space_id: str = SPACE.id, dim: int = SPACE.dim) -> None:
+    """Makes the memory of this size; goes on where it stopped. In another space than SPACE its
+    samples are points about .5 apart."""
     log = MemoryLog(file(size))
     with log.database.write() as connection:
-        if rows.find(connection, NAME) is None:
-            rows.create(connection, NAME, SPACE.id, SPACE.dim)
-    done = log.memory(NAME).revision
+        if rows.find(connection, name) is None:
+            rows.create(connection, name, space_id, dim)
+    done = log.memory(name).revision
     with tqdm(total=size, initial=min(done, size), unit="sample", desc=f"build {size:,}") as bar:
         for first in range(done, size, BLOCK):
             count = min(BLOCK, size - first)
-            _append(log, first, count)
+            samples = synthetic(first, count)
+            if space_id != SPACE.id:
+                points = torch.Generator().manual_seed(first)
+                samples = (torch.randn(count, dim, generator=points) * (0.35 / dim ** 0.5),
+                           samples[1])
+            _append(log, name, samples, first)
             bar.update(count)
 
 
-def _append(log: MemoryLog, first: int, count: int) -> None:
-    """Writes samples straight into the tables, in one transaction."""
-    embedding, prompt = (part.numpy() for part in synthetic(first, count))
+def _append(log: MemoryLog, name: str, samples: tuple[Tensor, Tensor], first: int) -> None:
+    """Writes embeddings and prompts straight into the tables, in one transaction."""
+    embedding, prompt = (part.numpy() for part in samples)
+    count = len(embedding)
     generator = torch.Generator().manual_seed(first + 2)
     nearest = (0.1 + 0.5 * torch.rand(count, generator=generator)).tolist()  # made up
     preview = torch.randint(256, (count, PREVIEW_BYTES), generator=generator,
@@ -88,7 +95,7 @@ def _append(log: MemoryLog, first: int, count: int) -> None:
     settings = {"strength": 0.3, "radius": 0.22, "repulsion": "net", "item": 0,
                 "prompt_id": "0f5a1c9e-5d1b-4b8e-9a55-2f7f3b8f0b1d", "node": "3"}
     with log.database.write() as connection:
-        row = rows.find(connection, NAME, lock=True)
+        row = rows.find(connection, name, lock=True)
         entries, payloads = [], []
         for i in range(count):
             key = {"memory_id": row.id, "revision": first + i + 1}

@@ -7,6 +7,7 @@ they are: a repulsion maps embeddings `[batch, dim]` at a log SNR `[batch]` to a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -32,10 +33,12 @@ class Repulsion(Protocol):
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled: ...
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """`[n, dim]`, `[m, dim]` -> `[n, m]`; one matrix product, no `[n, m, dim]` in between."""
-    norms = a.square().sum(1)[:, None] + b.square().sum(1)
-    return torch.addmm(norms, a, b.T, alpha=-2).clamp(min=0)
+def squared_distance(a: Tensor, b: Tensor, norms: Tensor | None = None) -> Tensor:
+    """`[n, dim]`, `[m, dim]` -> `[n, m]`; one matrix product, no `[n, m, dim]` in between.
+
+    norms: `[m]`, the squared norms of b, where they are known."""
+    norms = b.square().sum(1) if norms is None else norms
+    return torch.addmm(a.square().sum(1)[:, None] + norms, a, b.T, alpha=-2).clamp(min=0)
 
 
 def away(embedding: Tensor, centre: Tensor) -> Tensor:
@@ -45,15 +48,22 @@ def away(embedding: Tensor, centre: Tensor) -> Tensor:
     return difference / length.clamp(min=torch.finfo(length.dtype).tiny)
 
 
-def gaussian_mixture(embedding: Tensor, centres: Tensor, log_weight: Tensor,
-                     bandwidth: float) -> tuple[Tensor, Tensor]:
+def log_mixture_weight(centres: Tensor, log_weight: Tensor, bandwidth: float) -> Tensor:
+    """log w_j - |e_j|^2 / 2h^2, of the shape of log_weight: what of a mixture no query changes."""
+    return log_weight - centres.square().sum(dim=1) / (2 * bandwidth ** 2)
+
+
+def gaussian_mixture(embedding: Tensor, centres: Tensor, log_weight: Tensor, bandwidth: float
+                     ) -> tuple[Tensor, Tensor]:
     """f(e) = log sum_j w_j exp(-|e - e_j|^2 / 2h^2), and its mean-shift point.
 
-    centres: `[n, dim]`; log_weight: `[n]` or `[batch, n]`; bandwidth: h. Returns
-    f `[batch]` and m `[batch, dim]`, with which the gradient of f is (m - e) / h^2.
+    centres: `[n, dim]`; log_weight: `[n]` or `[batch, n]`, from log_mixture_weight; bandwidth: h.
+    Returns f `[batch]` and m `[batch, dim]`, with which the gradient of f is (m - e) / h^2.
     """
-    exponent = log_weight - squared_distance(embedding, centres) / (2 * bandwidth ** 2)
-    return exponent.logsumexp(dim=1), exponent.softmax(dim=1) @ centres
+    exponent = torch.addmm(log_weight, embedding, centres.T, alpha=bandwidth ** -2)
+    total = exponent.logsumexp(dim=1)
+    mean = (exponent - total[:, None]).exp_() @ centres
+    return total - embedding.square().sum(dim=1) / (2 * bandwidth ** 2), mean
 
 
 @dataclass(frozen=True)
@@ -71,9 +81,13 @@ class ExactKernel:
     log_weight: Tensor
     radius: float
 
+    @cached_property
+    def _weight(self) -> Tensor:
+        return log_mixture_weight(self.centres, self.log_weight, self.radius / 2)
+
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
         bandwidth = self.radius / 2
-        f, mean = gaussian_mixture(embedding, self.centres, self.log_weight, bandwidth)
+        f, mean = gaussian_mixture(embedding, self.centres, self._weight, bandwidth)
         probability = torch.sigmoid(f + self.radius ** 2 / (2 * bandwidth ** 2))
         push = (probability * self.radius)[:, None] * away(embedding, mean)
         return Repelled(push, probability)
@@ -93,8 +107,12 @@ class Ball:
     radius: float
     overcompensation: float = 1.6
 
+    @cached_property
+    def _norms(self) -> Tensor:
+        return self.centres.square().sum(dim=1)
+
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
-        distance = squared_distance(embedding, self.centres).sqrt()
+        distance = squared_distance(embedding, self.centres, self._norms).sqrt()
         distance = distance.clamp(min=1e-6 * self.radius)
         weight = self.log_weight.exp() * (self.radius / distance - 1).clamp(min=0)
         push = weight.sum(1, keepdim=True) * embedding - weight @ self.centres

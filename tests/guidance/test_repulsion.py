@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidance.repulsion import Ball, ExactKernel, away, gaussian_mixture, squared_distance
+from guidance.repulsion import (
+    Ball,
+    ExactKernel,
+    away,
+    gaussian_mixture,
+    log_mixture_weight,
+    squared_distance,
+)
 
 DIM = 12
 RADIUS = 0.4
@@ -28,6 +35,11 @@ def lone(cls: type, **options):
     return cls(torch.zeros(1, DIM), torch.zeros(1), RADIUS, **options)
 
 
+def mixture(e, centres, log_weight, bandwidth):
+    weight = log_mixture_weight(centres, log_weight, bandwidth)
+    return gaussian_mixture(e, centres, weight, bandwidth)
+
+
 def test_squared_distance():
     a, b = random(5, DIM), random(7, DIM, seed=1)
     assert torch.allclose(squared_distance(a, b), torch.cdist(a, b) ** 2, atol=1e-4)
@@ -43,7 +55,7 @@ def test_away_is_zero_where_both_coincide():
 def test_mean_shift_is_the_gradient_of_the_kernel(bandwidth):
     centres, log_weight = random(30, DIM, seed=1).double(), -random(30, seed=2).abs().double()
     e = random(6, DIM).double().requires_grad_()
-    f, mean = gaussian_mixture(e, centres, log_weight, bandwidth)
+    f, mean = mixture(e, centres, log_weight, bandwidth)
     by_hand = (log_weight - torch.cdist(e, centres) ** 2 / (2 * bandwidth ** 2)).logsumexp(1)
     assert torch.allclose(f, by_hand)
     gradient, = torch.autograd.grad(by_hand.sum(), e)
@@ -53,9 +65,9 @@ def test_mean_shift_is_the_gradient_of_the_kernel(bandwidth):
 def test_weights_of_each_query():
     centres, e = random(4, DIM, seed=1), random(2, DIM)
     weights = -random(2, 4, seed=2).abs()
-    f, _ = gaussian_mixture(e, centres, weights, 1.0)
+    f, _ = mixture(e, centres, weights, 1.0)
     for i in range(2):
-        alone, _ = gaussian_mixture(e[i:i + 1], centres, weights[i], 1.0)
+        alone, _ = mixture(e[i:i + 1], centres, weights[i], 1.0)
         assert f[i].item() == pytest.approx(alone.item(), rel=1e-5)
 
 
