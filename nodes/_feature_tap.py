@@ -76,7 +76,7 @@ def tapped(guider, tap: Tap, adapt: Adapt) -> AbstractContextManager[None]:
     """
     options = guider.model_options.setdefault("transformer_options", {})
     conds = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
-    positive = {cond["uuid"] for cond in conds}
+    positive = {cond.get("uuid") for cond in conds}
 
     def adapted(activation: Tensor, call: dict) -> Tensor:
         return _on_positive(activation, call, positive, adapt)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from demo.host import RunFailed
+from demo.workflow import widget_defaults
 
 FEATURES = {"space": "features"}
 
@@ -205,25 +206,31 @@ def test_latents_cannot_be_remembered_as_features(fresh_host, run):
 
 NETS = {"sd15-eps": "UNetModel/SD15/middle/32", "sdxl-eps": "UNetModel/SDXL/middle/64",
         "sd3-flow": "OpenAISignatureMMDITWrapper/SD3/block0/64", "flux": "Flux/Flux/block0/32",
-        "wan-flow": "WanModel/Wan21/block0/32", "wan-video": "WanModel/Wan21/block0/32"}
+        "wan-flow": "WanModel/Wan21/block0/32", "wan-video": "WanModel/Wan21/block0/32",
+        "qwen": "QwenImageTransformer2DModel/Wan21/block0/32"}
+QWEN = {"image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "num_layers": 1,
+        "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32,
+        "axes_dims_rope": (4, 6, 6)}
 
 
 @pytest.fixture(params=NETS)
 def small(request, fresh_host):
     """A small model of the host, its name, and hooks with a memory in feature space."""
-    from demo.host import small_models
+    import comfy.supported_models
 
-    return request.param, small_models.MODELS[request.param], hooks_of(fresh_host)
+    from demo.host.small_models import MODELS, SmallModel
+
+    qwen = SmallModel(config=comfy.supported_models.QwenImage, net=QWEN, shape=(16, 1, 8, 8))
+    return request.param, MODELS.get(request.param, qwen), hooks_of(fresh_host)
 
 
-def hooks_of(host, name: str = "small", **options):
+def hooks_of(host):
+    """Hooks with the node's defaults."""
     hooks = host.pack("nodes._novelty_hooks")
     memory = host.pack("guidance.novelty_memory").NoveltyMemory(
-        url=host.pack("nodes._host").default_database(), name=name, space="features")
-    return hooks.NoveltyHooks(memory, hooks.NoveltyOptions(**{
-        "strength": 0.3, "start_percent": 0.0, "end_percent": 1.0, "radius": 0.22,
-        "repulsion": "net", "prompt_aware": True, "batch_repulsion": 1.0, "record": True}
-        | options), "1")
+        url=host.pack("nodes._host").default_database(), name="small", space="features")
+    widgets = widget_defaults(host.pack_nodes["UncommonNoveltyGuidance"].GET_NODE_INFO_V1())
+    return hooks.NoveltyHooks(memory, hooks.NoveltyOptions(**widgets), "1")
 
 
 def sample(kind, model, *, batch: int = 1, size: int = 8, seed: int = 0, cfg: float = 2.0):
