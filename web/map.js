@@ -97,7 +97,7 @@ export class NoveltyMap {
   #drawDots() {
     const context = this.dots.getContext("2d");
     context.setTransform(this.scale, 0, 0, this.scale, 0, 0);
-    const size = this.x.length > 20000 ? 1.5 : this.x.length > 2000 ? 2.5 : 4;
+    const size = this.x.length > 20000 ? 1.5 : this.x.length > 2000 ? 2.5 : 5;
     this.size = size;
     context.fillStyle = this.colours.dot;
     context.globalAlpha = Math.max(0.3, Math.min(1, 5000 / this.x.length));

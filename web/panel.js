@@ -122,6 +122,7 @@ export class Panel {
       label.append(choice, words);
       return label;
     }));
+    this.list.querySelector(":checked")?.closest("label").scrollIntoView({ block: "nearest" });
     this.#actions();
   }
 
