@@ -245,6 +245,9 @@ class Memory:
         payloads go; which ones, see cap.py. Freed space serves later samples; `compact` shrinks the
         file.
         """
+        row = self._row()
+        if row is None or row.stored_bytes <= max_bytes:
+            return []  # nothing to write, and so no wait for the disk
         with self._database.write() as connection:
             row = rows.find(connection, self.name, lock=True)
             return cap.enforce(connection, row, max_bytes, when_full)
