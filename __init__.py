@@ -10,8 +10,8 @@ import logging
 from collections.abc import Iterable
 
 WEB_DIRECTORY = "./web"
-MODULES = ("models", "memory", "memory_files", "novelty", "selection", "minority_score", "minority_classifier",
-           "minority", "diversity")
+MODULES = ("models", "memory", "memory_files", "novelty", "selection", "minority_score",
+           "minority_classifier", "minority", "diversity")
 
 log = logging.getLogger("uncommon")
 
