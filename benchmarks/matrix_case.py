@@ -9,6 +9,7 @@ form of the push, for each image of the batch by itself, at the noise level that
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,9 +101,15 @@ class Seen(NamedTuple):
 
 
 class Matrix:
-    """Draws cases. folder: for the memories, one for each kind of model."""
+    """Draws cases. folder: for the memories, one for each kind of model.
+
+    The host collects garbage at every run, which takes longer than drawing; so what is there
+    already is set aside. `gc.unfreeze()` takes it back.
+    """
 
     def __init__(self, host: InProcessHost, folder) -> None:
+        gc.collect()
+        gc.freeze()
         self.host, self.folder = host, folder
         self.classifier = Direction()
         self.told: list[tuple[str, str]] = []

@@ -6,6 +6,8 @@ its closed form; see benchmarks/matrix_case.py.
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +23,8 @@ def matrix(host, tmp_path_factory):
     for extra in ("nodes_perpneg", "nodes_easycache", "nodes_context_windows", "nodes_cond",
                   "nodes_model_merging"):
         host.load_extra(extra)
-    return Matrix(host, tmp_path_factory.mktemp("compatibility"))
+    yield Matrix(host, tmp_path_factory.mktemp("compatibility"))
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

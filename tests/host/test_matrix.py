@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import pytest
@@ -19,7 +20,8 @@ PARTS = 12
 def matrix(host, tmp_path_factory):
     from benchmarks.matrix_case import Matrix
 
-    return Matrix(host, tmp_path_factory.mktemp("matrix"))
+    yield Matrix(host, tmp_path_factory.mktemp("matrix"))
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
