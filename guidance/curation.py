@@ -31,8 +31,9 @@ class Remembering:
     def unknown(self, hashes: Sequence[str]) -> list[str]:
         """Those of the content hashes that are not remembered; the others count as duplicates."""
         known = self.memory.log.known(hashes)
-        self.duplicates += len(known)
-        return [content_hash for content_hash in hashes if content_hash not in known]
+        unknown = [content_hash for content_hash in hashes if content_hash not in known]
+        self.duplicates += len(hashes) - len(unknown)
+        return unknown
 
     def add(self, hashes: Sequence[str], embedding: Tensor, previews: Sequence[bytes | None],
             source: str) -> None:

@@ -52,10 +52,17 @@ class Importer:
         progress = comfy.utils.ProgressBar(len(files))
         for start in range(0, len(files), CHUNK):
             hashes, embeddings, previews = [], [], []
-            for file in files[start:start + CHUNK]:
+            chunk = files[start:start + CHUNK]
+            contents = {file: content for file in chunk
+                        if (content := self._read(file)) is not None}
+            named = {file: hashlib.sha256(content).hexdigest()
+                     for file, content in contents.items()}
+            unknown = {*self.remembering.unknown([*named.values()])}
+            for file in chunk:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                if (read := self._read(file, size)) is not None:
-                    content_hash, image = read
+                content_hash, content = named.get(file), contents.pop(file, b"")
+                image = self._load(file, content, size) if content_hash in unknown else None
+                if image is not None:
                     embedding, preview = self._features(self._encode(image))
                     hashes.append(content_hash)
                     embeddings.append(embedding)
@@ -67,14 +74,18 @@ class Importer:
     def report(self) -> str:
         return self.remembering.report(self._failures)
 
-    def _read(self, file: Path, size: tuple[int, int]) -> tuple[str, Tensor] | None:
-        """The hash of a file and its image; None where it is known or cannot be read."""
+    def _read(self, file: Path) -> bytes | None:
+        """None where it cannot be read."""
         try:
-            content = file.read_bytes()
-            content_hash = hashlib.sha256(content).hexdigest()
-            if not self.remembering.unknown([content_hash]):
-                return None
-            return content_hash, load_image(content, size)
+            return file.read_bytes()
+        except OSError as error:
+            self._failures.append(f"{file.name}: {error}")
+            return None
+
+    def _load(self, file: Path, content: bytes, size: tuple[int, int]) -> Tensor | None:
+        """None where the content is no whole image."""
+        try:
+            return load_image(content, size)
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
             self._failures.append(f"{file.name}: {error}")
             return None
