@@ -120,7 +120,7 @@ def report() -> tuple[dict[str, Box], dict[str, list[str]]]:
                            "Plots: plain", 460, 580),
         "memory": Box("UncommonNoveltyMemory", 380, 990,
                       {"name": "diversity report", "mode": "frozen"}, width=320),
-        "guided": Box("UncommonNoveltyGuidance", 380, 1204, {},
+        "guided": Box("UncommonNoveltyGuidance", 380, 1300, {},
                       {"model": ("model", 0), "memory": ("memory", 0)}, width=320, height=366),
         "with": Box("KSampler", 760, 990, sampler, {"model": ("guided", 0), **wires},
                     "With Novelty Guidance"),
@@ -191,7 +191,7 @@ def family(name: str, files: str, start: Mapping[str, Box], model: str, vae: tup
         "latent": Box(latent, 380, height + 190, {"width": size, "height": size}, width=320),
         "memory": Box("UncommonNoveltyMemory", 780, 310, {"name": f"my {name} project"},
                       title="Novelty Memory", width=320),
-        "guided": Box("UncommonNoveltyGuidance", 780, 524, {},
+        "guided": Box("UncommonNoveltyGuidance", 780, 620, {},
                       {"model": (model, 0), "memory": ("memory", 0)}, "Novelty Guidance", 320, 400),
         "sampled": Box("KSampler", 1180, 310, {"control_after_generate": "randomize", **sampler},
                        {"model": ("guided", 0), "positive": ("positive", 0),
@@ -199,7 +199,7 @@ def family(name: str, files: str, start: Mapping[str, Box], model: str, vae: tup
         "decoded": Box("VAEDecode", 1180, 632, {}, {"samples": ("sampled", 0), "vae": vae},
                        width=300),
         "saved": Box("SaveImage", 1520, 310, {"filename_prefix": "novelty"},
-                     {"images": ("decoded", 0)}, width=460, height=614),
+                     {"images": ("decoded", 0)}, width=460, height=710),
     }
     names = list(boxes)
     return boxes, {"The model and the prompt": [*start, "latent"],
