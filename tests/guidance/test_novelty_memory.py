@@ -408,7 +408,8 @@ PUSHED = PushFigures(
 
 def told(memory: NoveltyMemory, figures: PushFigures = PUSHED, recorded: Recorded | None = None,
          **changes) -> str:
-    arguments = {"revision": 0, "remembered": 3, "strength": 0.3, "record": True, "whole": True}
+    arguments = {"revision": 0, "remembered": 3, "strength": 0.3, "record": True, "whole": True,
+                 "without_cfg": 0}
     return novelty_report(memory, figures=figures, recorded=recorded, **arguments | changes)
 
 
@@ -424,6 +425,7 @@ NOTHING = replace(PUSHED, possible=False, evaluations=0, within=0, pushed=0.0, m
     (replace(NOTHING, possible=True), {}, "Nothing pushed: the run has a single step"),
     (replace(PUSHED, within=0), {}, "no step lies between start_percent and end_percent"),
     (replace(PUSHED, pushed=0.0), {}, "no step came near a remembered sample"),
+    (PUSHED, {"without_cfg": 3}, "CFG began after 3 evaluations of the model"),
     (PUSHED, {"record": False}, "Nothing recorded: recording is switched off."),
     (PUSHED, {"whole": False}, "Nothing recorded: this pass ends before the last step"),
 ])
