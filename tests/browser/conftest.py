@@ -95,7 +95,9 @@ class Page:
         return OUT / f"{name}.png"
 
 
-@pytest.fixture(scope="session")
+# Not for the session: playwright keeps an event loop running, beside which nothing that calls
+# asyncio.run, as the in-process host does, can work.
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is missing: pip install playwright")
@@ -110,7 +112,7 @@ def browser() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """One page for all tests, on a server that has never run before."""
     with Server(tmp_path_factory.mktemp("browser")) as server:
