@@ -142,8 +142,7 @@ export class Panel {
 
   #selectionChanged() {
     const all = this.store.numbers;
-    const onMap = this.view === "map";
-    const numbers = onMap ? all.filter((one) => this.selection.has(one)) : all;
+    const numbers = this.view === "map" ? all.filter((one) => this.selection.has(one)) : all;
     this.gallery.element.hidden = !numbers.length;
     if (numbers.length !== this.gallery.numbers.length ||
         numbers.some((one, i) => one !== this.gallery.numbers[i])) {
@@ -161,7 +160,7 @@ export class Panel {
     const { forget, undo, freeze, clear } = this.buttons;
     const count = this.selection.size;
     const { memory, name } = this.store;
-    forget.disabled = count === 0;
+    forget.disabled = !count;
     forget.lastChild.textContent = count ? t("forgetCount", { n: number(count) }) : t("forget");
     undo.disabled = !memory?.forgotten;
     clear.disabled = this.buttons.export.disabled = !memory?.samples;
@@ -231,8 +230,8 @@ export class Panel {
 
   async #undo() {
     const { numbers, lost } = await this.store.undo();
-    const values = { n: number(numbers.length), lost: number(lost) };
-    this.#say(t((numbers.length ? "restored" : "nothingToUndo") + (lost ? "Lost" : ""), values));
+    this.#say(t((numbers.length ? "restored" : "nothingToUndo") + (lost ? "Lost" : ""),
+      { n: number(numbers.length), lost: number(lost) }));
   }
 
   #freeze() {
