@@ -35,6 +35,7 @@ from benchmarks.overhead_graphs import (
     Given,
     build_features,
     classifier,
+    demo_model,
     graph,
     has_features,
     random_model,
@@ -175,15 +176,7 @@ def small(bench: Bench, rounds: int) -> None:
                  classifier=classifier(bench.host, 64)("SD15/4"))
     bench.rounds("tiny", rounds, size=64, steps=8, cfg=7.0, batch=1)
     for name, size, label in (("digits", 16, 3), ("avatars", 24, 0)):
-        loading = {"model": ("UncommonLoadADM", {"model_name": name}),
-                   "positive": ("UncommonClassConditioning", {"class_number": label}),
-                   "negative": ("UncommonClassConditioning", {"class_number": -1}),
-                   "classifier": ("UncommonLoadMinorityClassifier",
-                                  {"classifier_name": "avatars_minority"})}
-        loading |= {f"shown {one}": ("PreviewAny", {"source": [one, 0]}) for one in loading}
-        loaded = bench.host.run({one: {"class_type": kind, "inputs": inputs}
-                                 for one, (kind, inputs) in loading.items()}).outputs
-        GIVEN.update({key: loaded[key][0] for key in GIVEN})
+        demo_model(bench.host, name, label)
         bench.rounds(name, rounds, size=size, steps=20, cfg=3.0, batch=1, scale=1, database="")
     GIVEN.clear()
 

@@ -49,6 +49,19 @@ class Given:
         return (GIVEN[name],)
 
 
+def demo_model(host: InProcessHost, name: str, label: int = -1) -> None:
+    """Gives a demo model, prompts of one of its classes, and the avatars' classifier."""
+    loading = {"model": ("UncommonLoadADM", {"model_name": name}),
+               "positive": ("UncommonClassConditioning", {"class_number": label}),
+               "negative": ("UncommonClassConditioning", {"class_number": -1}),
+               "classifier": ("UncommonLoadMinorityClassifier",
+                              {"classifier_name": "avatars_minority"})}
+    shown = {f"shown {one}": ("PreviewAny", {"source": [one, 0]}) for one in loading}
+    loaded = host.run({one: {"class_type": kind, "inputs": inputs}
+                       for one, (kind, inputs) in (loading | shown).items()}).outputs
+    GIVEN.update({one: loaded[one][0] for one in loading})
+
+
 def classifier(host: InProcessHost, size: int):
     """A base classifier for latents `[4, size, size]` with random weights."""
     encoder = host.pack("guidance.adm_encoder")
