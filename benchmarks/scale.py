@@ -136,13 +136,13 @@ def queries(size: int) -> tuple[Tensor, Tensor]:
     return torch.cat([to_come, known + distance * away]), torch.cat([prompts, known_prompts])
 
 
-def agreement(size: int) -> dict[str, float]:
+def agreement(size: int) -> dict[str, float | None]:
     """Rank correlation of the net's and the exact kernel's P(already generated), and the cosine of
     their pushes where both push (P above .2), over all queries; without regard to prompts, and (the
     same within each query's prompt) with it."""
     memory = opened(size)
     remembered, cpu = memory.bank.at(), torch.device("cpu")
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     points, prompts = queries(size)
     for name, asked in (("", [None]), ("_prompt_aware", list(prompts.unique(dim=0)))):
         ours, theirs = [], []
@@ -157,8 +157,8 @@ def agreement(size: int) -> dict[str, float]:
         pushes, reference = (torch.cat([one.push for one in part]) for part in (ours, theirs))
         sure = (other > 0.2) & (mine > 0.2)
         found[f"rank_correlation{name}"] = float(spearmanr(mine.logit(), other.logit()).statistic)
-        found[f"gradient_cosine{name}"] = float(
-            torch.cosine_similarity(pushes[sure], reference[sure]).mean())
+        found[f"gradient_cosine{name}"] = float(torch.cosine_similarity(
+            pushes[sure], reference[sure]).mean()) if sure.any() else None
         found[f"mean_difference{name}"] = float((mine - other).abs().mean())
     return found
 

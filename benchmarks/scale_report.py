@@ -89,7 +89,7 @@ def _table(figures: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
                         ("gradient_cosine", "cosine of the pushes"),
                         ("mean_difference", "mean difference of P")):
         rows[f"net and exact: {title}"] = [
-            f"{found[name]:.3f} ({found[name + '_prompt_aware']:.3f})"
+            f"{_number(found[name], 3)} ({_number(found[name + '_prompt_aware'], 3)})"
             if (found := figures.get(f"agreement {n}")) else "" for n in sizes]
     head = ["", *(f"{n:,}" for n in sizes)]
     return [_line(head), "|" + "---|" * len(head),
