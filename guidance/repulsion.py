@@ -61,40 +61,56 @@ def gaussian_mixture(embedding: Tensor, centres: Tensor, log_weight: Tensor, ban
     Returns f `[batch]` and m `[batch, dim]`, with which the gradient of f is (m - e) / h^2.
     """
     exponent = torch.addmm(log_weight, embedding, centres.T, alpha=bandwidth ** -2)
-    total = exponent.logsumexp(dim=1)
-    mean = (exponent - total[:, None]).exp_() @ centres
-    return total - embedding.square().sum(dim=1) / (2 * bandwidth ** 2), mean
+    f = exponent.logsumexp(dim=1) - embedding.square().sum(dim=1) / (2 * bandwidth ** 2)
+    return f, exponent.softmax(dim=1) @ centres
 
 
 @dataclass(frozen=True)
-class ExactKernel:
-    """Kernel memory: P is a half at `radius` from a lone sample, and .88 at the sample.
+class Samples:
+    """What is remembered, seen from its mean: far from the origin, squares would cost precision.
 
     centres: `[n, dim]` with n >= 1; log_weight: `[n]` or `[batch, n]`, at most 0, by similarity of
     the prompts.
-    Ascends log(1 - P), whose gradient is -P grad f: the push points away from the samples that
-    are near, and is P radii long.
     """
 
-    through_model: ClassVar[bool] = True
     centres: Tensor
     log_weight: Tensor
     radius: float
 
     @cached_property
+    def origin(self) -> Tensor:
+        return self.centres.mean(dim=0)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        return self.centres - self.origin
+
+
+@dataclass(frozen=True)
+class ExactKernel(Samples):
+    """Kernel memory: P is a half at `radius` from a lone sample, and .88 at the sample.
+
+    Ascends log(1 - P), whose gradient is -P grad f: the push points away from the samples that
+    are near, and is P radii long.
+    """
+
+    through_model: ClassVar[bool] = True
+
+    @cached_property
     def _weight(self) -> Tensor:
-        return log_mixture_weight(self.centres, self.log_weight, self.radius / 2)
+        return log_mixture_weight(self.centred, self.log_weight, self.radius / 2)
 
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
         bandwidth = self.radius / 2
-        f, mean = gaussian_mixture(embedding, self.centres, self._weight, bandwidth)
+        embedding = embedding - self.origin
+        f, mean = gaussian_mixture(embedding, self.centred, self._weight, bandwidth)
         probability = torch.sigmoid(f + self.radius ** 2 / (2 * bandwidth ** 2))
         push = (probability * self.radius)[:, None] * away(embedding, mean)
         return Repelled(push, probability)
 
 
 @dataclass(frozen=True)
-class Ball:
+class Ball(Samples):
     """SPELL (Kirchhof et al., 2410.06025, eq. 8): x0 leaves the balls around remembered samples.
 
     push = overcompensation * sum_j w_j relu(radius / |e - e_j| - 1) (e - e_j); the authors'
@@ -102,20 +118,18 @@ class Ball:
     """
 
     through_model: ClassVar[bool] = False
-    centres: Tensor
-    log_weight: Tensor
-    radius: float
     overcompensation: float = 1.6
 
     @cached_property
     def _norms(self) -> Tensor:
-        return self.centres.square().sum(dim=1)
+        return self.centred.square().sum(dim=1)
 
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
-        distance = squared_distance(embedding, self.centres, self._norms).sqrt()
+        embedding = embedding - self.origin
+        distance = squared_distance(embedding, self.centred, self._norms).sqrt()
         distance = distance.clamp(min=1e-6 * self.radius)
         weight = self.log_weight.exp() * (self.radius / distance - 1).clamp(min=0)
-        push = weight.sum(1, keepdim=True) * embedding - weight @ self.centres
+        push = weight.sum(1, keepdim=True) * embedding - weight @ self.centred
         return Repelled(self.overcompensation * push, (weight > 0).any(1).to(embedding.dtype))
 
 

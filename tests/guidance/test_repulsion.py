@@ -138,3 +138,12 @@ def test_a_repeat_itself_gives_finite_numbers(cls):
     found = lone(cls)(torch.zeros(1, DIM), LOG_SNR)
     assert found.push.isfinite().all() and found.probability.isfinite().all()
     assert found.probability.item() > 0.8
+
+
+@pytest.mark.parametrize("kind", [ExactKernel, Ball])
+def test_far_from_the_origin_as_near_it(kind):
+    centres, embedding = 0.3 * random(5, 64), 0.3 * random(3, 64, seed=1)
+    near = kind(centres, torch.zeros(5), 3.0)(embedding, None)
+    far = kind(centres + 500, torch.zeros(5), 3.0)(embedding + 500, None)
+    assert torch.allclose(near.push, far.push, rtol=1e-3, atol=1e-3 * near.push.abs().max().item())
+    assert torch.allclose(near.probability, far.probability, atol=1e-3)
