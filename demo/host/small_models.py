@@ -68,7 +68,9 @@ def fill(net: torch.nn.Module, seed: int) -> None:
     """Random weights that keep the size of what passes through them; outputs are a quarter as
     large, so that x0-hat stays near x_t, as with a model that has learnt something."""
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in net.named_parameters():
+    positions = [(name, buffer) for name, buffer in net.named_buffers()
+                 if name.endswith("pos_embed")]  # SD 3's, which a checkpoint brings as well
+    for name, weight in [*net.named_parameters(), *positions]:
         if weight.ndim > 1:
             values = torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5
         elif name.endswith(("weight", "scale")):
