@@ -30,6 +30,13 @@ PAGE = 4096  # samples that are read at once
 TYPICAL_DISTANCE = 0.4
 
 
+def _among(values: Tensor, known: Tensor) -> Tensor:
+    """`[n]` bool: which of the values `[n]` are among the known `[m]`; both ascend."""
+    if len(known) == 0:
+        return torch.zeros(len(values), dtype=torch.bool)
+    return known[torch.searchsorted(known, values).clamp(max=len(known) - 1)] == values
+
+
 class NoveltyNet:
     """centre: `[units, dim]`; prompt: `[units, PROMPT_DIM]`; mass: `[units]`, samples in each;
     learnt: the revisions of the samples it holds, `[n]`.
@@ -124,7 +131,7 @@ class NoveltyNet:
         last = int(self._revision[-1]) if self.ever else 0
         held, old = self.learnt, self._old(remembered)
         if not torch.equal(old, held) and (
-                remembered.revision <= last or not bool(torch.isin(old, held).all())):
+                remembered.revision <= last or not bool(_among(old, held).all())):
             return False
         return (self.ever > 0 or self.dim == remembered.dim) and self._knows_ends(remembered, old)
 
@@ -132,7 +139,7 @@ class NoveltyNet:
         """Forgets and learns what it takes to hold exactly these samples, which it can follow."""
         held, old = self.learnt, self._old(remembered)
         if not torch.equal(old, held):
-            self._forget(held[~torch.isin(held, old, assume_unique=True)])
+            self._forget(held[~_among(held, old)])
         self.learn(remembered, first=len(old))
 
     def _old(self, remembered: Remembered) -> Tensor:
