@@ -95,7 +95,7 @@ def summary(figures: Mapping[str, Any]) -> dict[str, float | None]:
         "sd15_both": ratio("novelty", "minority"),
         "record_in_steps": max(recorded) if recorded else None,
         "novelty_us_per_step": 1e6 * median(spent) if spent else None,
-        "import_seconds": (median(pair[1] for pair in figures["import"])
+        "import_seconds": (median(pair[0] for pair in figures["import"])
                            if figures.get("import") else None)}
 
 

@@ -11,7 +11,7 @@ LEGEND = """
 Synthetic samples in the embedding of Stable Diffusion's latents (256 numbers), of 200 prompts, each
 with a fingerprint of its prompt and a preview of 6 kB; see benchmarks/scale_memories.py. Step: what
 novelty guidance itself does in one step at 512 x 512, without the model; median and quartiles of
-turns in which every kind and size comes once. Record: one new image written to the log and learnt
+turns in which every size comes once. Record: one new image written to the log and learnt
 by the net; when full: one more than max_megabytes allows, so that another is forgotten with each.
 Open: from nothing to ready to guide, in a new process that has torch loaded, the net in its file.
 RAM: what that adds to the process. Agreement: rank correlation of P(already generated) of net and
@@ -35,6 +35,9 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "step_ratio_1m_over_10": round(
             steps["1000000"]["median"] / steps["10"]["median"], 3) if both else None,
+        "step_ratio_1m_over_100k": round(
+            steps["1000000"]["median"] / steps["100000"]["median"], 3) if (
+                both and "100000" in steps) else None,
         "record_seconds_1m": get("record 1000000", "median"),
         "record_when_full_seconds_1m": get("record when full 1000000", "median"),
         "open_seconds_1m": get("open 1000000", "net", "seconds"),
