@@ -13,7 +13,8 @@ from benchmarks import chains
 from benchmarks.chains import Chain, Sampler, draw, guidance_defaults, is_drawn, load
 from benchmarks.measures import DigitsMeasure, vendi_score
 from benchmarks.novelty import PARTS
-from benchmarks.novelty_report import grouped, measured, ratio, summarise, worth
+from benchmarks.novelty_report import summarise
+from benchmarks.novelty_rows import grouped, measured, ratio, worth
 from demo.data import digits
 
 LABEL = 3

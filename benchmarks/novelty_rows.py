@@ -1,0 +1,118 @@
+"""The chains that `benchmarks.novelty` has drawn, measured and grouped by their settings."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.chains import Chain, load
+from benchmarks.measures import DigitsMeasure
+
+COUNT = 128  # all figures are those of the first 128 images, but for the longer curves
+
+
+@dataclass(frozen=True)
+class Row:
+    """One chain's figures. curve: `[count]`, D(1) ... D(count)."""
+
+    chain: Chain
+    figures: dict[str, float]
+    curve: Tensor
+    code: str
+
+    @property
+    def method(self) -> str:
+        return "plain" if self.chain.guidance is None else self.chain.guidance["repulsion"]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether CFG begins within the denoising."""
+        return self.chain.guidance is not None and self.chain.guidance["cfg_start_percent"] > 0
+
+    @property
+    def pushes(self) -> bool:
+        """Whether its ball is wide enough for anything ever to lie in it."""
+        return self.chain.guidance is not None and self.chain.guidance["radius"] > 0.01
+
+    def as_json(self) -> dict[str, Any]:
+        at = [n for n in (32, 64, 128, 256, 512) if n <= len(self.curve)]
+        return {"method": self.method, "sampler": str(self.chain.sampler),
+                "scheduler": self.chain.sampler.scheduler, "cfg": self.chain.cfg,
+                "class": self.chain.label, "seeds": self.chain.seeds,
+                "guidance": self.chain.guidance, "code": self.code,
+                **{name: round(value, 4) for name, value in self.figures.items()},
+                "curve": {str(n): int(self.curve[n - 1]) for n in at}}
+
+
+Group = dict[tuple[int, int], Row]
+"""The chains of one setting by (class, seed set)."""
+
+
+def measured(plan: Iterable[Chain]) -> list[Row]:
+    """The rows of all planned chains that are drawn, each once, in the plan's order."""
+    chains = {chain.file: chain for chain in plan if load(chain) is not None}
+    measure, rows = DigitsMeasure(), []
+    for chain in chains.values():
+        drawn = load(chain)
+        if len(drawn.images) < COUNT:
+            continue
+        first = drawn.images[:COUNT]
+        figures = measure.summary(first, chain.label) | {"seconds": drawn.seconds.median().item()}
+        rows.append(Row(chain, figures, measure.distinct_good(drawn.images, chain.label),
+                        drawn.code))
+    return rows
+
+
+def grouped(rows: Iterable[Row]) -> list[Group]:
+    groups: dict[str, Group] = defaultdict(dict)
+    for row in rows:
+        setting = json.dumps([row.chain.sampler.name, row.chain.sampler.steps, row.chain.cfg,
+                              row.chain.guidance])
+        groups[setting][row.chain.label, row.chain.seeds] = row
+    return list(groups.values())
+
+
+def some(group: Group) -> Row:
+    """Any row, for what a whole group shares."""
+    return next(iter(group.values()))
+
+
+def common(groups: Sequence[Group]) -> set[tuple[int, int]]:
+    """The (class, seed set) that all groups have."""
+    return set.intersection(*(set(group) for group in groups)) if groups else set()
+
+
+def average(group: Group, figure: str, over: Iterable[tuple[int, int]]) -> float:
+    return mean(group[pair].figures[figure] for pair in over)
+
+
+def best(groups: Sequence[Group]) -> Group | None:
+    """The one with the highest mean D, over what all have."""
+    over = common(groups)
+    return max(groups, key=lambda group: average(group, "distinct_good", over)) if over else None
+
+
+def ratio(ours: Group | None, theirs: Group | None) -> float | None:
+    """Mean D of one over mean D of the other, over what both have."""
+    over = common([ours, theirs]) if ours and theirs else ()
+    return (average(ours, "distinct_good", over) / average(theirs, "distinct_good", over)
+            if over else None)
+
+
+def worth(ours: Group, plain: Group) -> tuple[float | None, bool]:
+    """How many times as many plain images it takes to reach our mean D(128), and whether that is
+    only a lower bound because even the longest plain chains do not reach it."""
+    over = [pair for pair in common([ours, plain]) if len(plain[pair].curve) > COUNT]
+    if not over:
+        return None, False
+    length = min(len(plain[pair].curve) for pair in over)
+    curve = torch.stack([plain[pair].curve[:length] for pair in over]).float().mean(dim=0)
+    reached = (curve >= average(ours, "distinct_good", over)).nonzero()
+    return (int(reached[0]) + 1 if len(reached) else length) / COUNT, len(reached) == 0
