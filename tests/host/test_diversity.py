@@ -243,7 +243,7 @@ def test_the_distance_to_what_a_memory_remembers(fresh_host, folders):
     remembered = run.outputs["memory"][0].bank.at().embedding
     assert len(remembered) == 30
     report = json.loads(out(run)[JSON])
-    space = fresh_host.pack("nodes._novelty_hooks").latent_space(run.outputs["model"][0])
+    space = fresh_host.pack("nodes._latents").latent_space(run.outputs["model"][0])
     with Image.open(folders / "set" / "04.png") as image:
         array = torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1)
     expected = torch.cdist(space.embed(array.movedim(-1, 0)[None]), remembered).min()
