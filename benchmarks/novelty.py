@@ -76,8 +76,9 @@ LATE_CFG = late_ball(0.01)  # so small a ball that nothing is ever in it
 FRONT = (PLAIN, DEFAULTS, LATE_CFG, *map(net, (0.12, 0.19, 0.22, 0.25)),
          *(net(radius) | ALWAYS for radius in (0.16, 0.19, 0.22, 0.25, 0.3)),
          *map(late_ball, (0.2, 0.25, 0.3)), *map(ball, (0.2, 0.25, 0.3, 0.35)))
-SWEEP = (PLAIN, *map(ball, (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
-         *swept("net", (0.1, 0.2, 0.3, 0.4, 0.6)), *swept("exact", (0.1, 0.2, 0.3, 0.4, 0.6)))
+SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3, 0.4)),
+         *swept("net", (0.1, 0.3, 0.6)), *swept("exact", (0.1, 0.3, 0.6)))
+SHORT_SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3)), *swept("net", (0.1, 0.3, 0.6)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ PARTS = (  # the most important first
     Part(name="sweep", guidance=SWEEP, cfgs=SWEPT_CFG, labels=SWEPT_CLASSES),
     Part(name="seeds", guidance=(PLAIN, DEFAULTS, LATE_CFG, BALL), seeds=(1, 2)),
     Part(name="worth-cfg", guidance=(PLAIN,), cfgs=ALL_CFG, labels=SWEPT_CLASSES, count=512),
-    Part(name="sweep-samplers", guidance=SWEEP, samplers=OTHERS, cfgs=SWEPT_CFG,
+    Part(name="sweep-samplers", guidance=SHORT_SWEEP, samplers=OTHERS, cfgs=SWEPT_CFG,
          labels=SWEPT_CLASSES),
 )
 
