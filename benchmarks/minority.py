@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much dat
     "from scratch": ClassifierRecipe(frozen=False, iterations=3000),
 }
 BETAS = (1.0, 3.0, 6.0, 12.0)
+WINDOWS = ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0), (0.0, 0.75))  # start and end percent, at scale 2
 
 
 def by_class(defaults: Defaults, rarity: float, scale: float | None = None,
@@ -99,6 +101,14 @@ def beta_sets(defaults: Defaults) -> list[Set]:
             for beta in BETAS]
 
 
+def window_sets(defaults: Defaults) -> list[Set]:
+    chosen = by_class(defaults, 99.0, 2.0)
+    return [Set(name=f"rarity 99, scale 2, from {start:g} to {end:g}", count=COMPARED,
+                patch=replace(chosen, inputs=chosen.inputs | {"start_percent": start,
+                                                              "end_percent": end}))
+            for start, end in WINDOWS]
+
+
 def free_sets(defaults: Defaults) -> list[Set]:
     return [*(Set(name=f"self-guided, {mode}, scale {scale:g}, every {every}", count=COMPARED,
                   patch=other(defaults, SELF, mode=mode, scale=scale, every_n_steps=every))
@@ -117,7 +127,8 @@ def other_classifiers(defaults: Defaults) -> list[Set]:
 
 PARTS: dict[str, Callable[[Defaults], list[Set]]] = {  # the most important first
     "main": main_sets, "scale": scale_sets, "samplers": sampler_sets,
-    "beta": beta_sets, "top": top_sets, "free": free_sets, "ablation": other_classifiers}
+    "beta": beta_sets, "top": top_sets, "window": window_sets, "ablation": other_classifiers,
+    "free": free_sets}
 SCORED_PARTS = ("main", "top")
 
 

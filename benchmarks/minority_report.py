@@ -140,8 +140,8 @@ def text(parts: Mapping[str, Sequence[Row]], drawn: Sequence[Row], ranks: Sequen
              f"Made by `{COMMAND}`, as far as its parts are drawn.", "",
              *table([*drawn, *parts["main"]]), "", LEGEND.strip(), ""]
     titles = {"scale": "Scale", "samplers": "Other samplers, plain", "beta": "Mixed mode",
-              "free": "Without a classifier",
-              "ablation": "Other classifiers"}
+              "window": "Window of guidance", "ablation": "Other classifiers",
+              "free": "Without a classifier"}
     for name, title in titles.items():
         if parts.get(name):
             lines += [f"## {title}", "", *table(parts[name]), ""]
