@@ -1,4 +1,4 @@
-"""Trains a small ADM U-Net to predict noise, for the recipes of `demo/train.py`."""
+"""The training of the small diffusion models, for the recipes of `demo/train.py`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from tqdm import trange
 
 from guidance.adm import AdmConfig, AdmUNet
@@ -20,16 +20,17 @@ from guidance.adm_checkpoint import ADM_HEADER, Schedule
 MODELS = Path(__file__).parent / "models"
 UNFINISHED = Path(__file__).parent / "unfinished"
 
+Draw = Callable[[int], tuple[Tensor, Tensor | None, Tensor | None]]
 
-def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
-                    draw: Callable[[int], tuple[Tensor, Tensor | None]], iterations: int,
-                    batch: int = 64, **figures) -> None:
-    """Noise prediction with an exponential average, written to models/<name>.safetensors.
 
-    draw: batch size -> clean images and their labels (None for an unconditional model), from
-    torch's global generator, which is seeded anew for each iteration; data, figures: what the
-    file's header says of the data and of the training. Deterministic for one machine and thread
-    count; goes on where it stopped.
+def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str, draw: Draw,
+                    iterations: int, batch: int = 64, start: Path | None = None,
+                    learning_rate: float = 1e-3, **figures) -> None:
+    """An ADM U-Net that predicts noise, see `train`.
+
+    draw: batch size -> clean images, their labels (None for an unconditional model), and their
+    noise (None: new for each); start: the model whose weights it begins with; data, figures: what
+    the file's header says of the data and of the training.
     """
     signal = schedule.alphas_cumprod().float().sqrt()
     noise_scale = (1 - schedule.alphas_cumprod()).float().sqrt()
@@ -40,8 +41,36 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
     model = AdmUNet(config).train()
     torch.nn.init.zeros_(model.out[-1].weight)
     torch.nn.init.zeros_(model.out[-1].bias)
+    if start is not None:
+        model.load_state_dict(load_file(start))
+
+    def loss() -> Tensor:
+        x0, label, noise = draw(batch)
+        t = torch.randint(schedule.steps, (batch,))
+        if noise is None:
+            noise = torch.randn_like(x0)
+        x_t = signal[t, None, None, None] * x0 + noise_scale[t, None, None, None] * noise
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = model(x_t, t, label)
+        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
+        return (weight[t] * error).mean()
+
+    train(name, model, loss, iterations, ADM_HEADER,
+          {"config": asdict(config), "schedule": asdict(schedule), "data": data},
+          {"batch": batch, **figures}, learning_rate)
+
+
+def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: int, key: str,
+          header: dict, figures: dict, learning_rate: float = 1e-3) -> None:
+    """AdamW with an exponential average of the weights, written to models/<name>.safetensors.
+
+    loss: that of one iteration; torch's global generator, which is seeded anew for each, is all
+    that it may draw from. The file's header has under `key` what `header` says, and of the
+    training its iterations, seconds, `figures` and loss. Deterministic for one machine and thread
+    count; goes on where it stopped.
+    """
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     anneal = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min(1.0, (i + 1) / 200) * max(0.0, 1 - i / iterations))
 
@@ -59,36 +88,28 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
     bar = trange(first, iterations, initial=first, total=iterations, desc=name)
     for i in bar:
         torch.manual_seed(i + 1)
-        x0, label = draw(batch)
-        t = torch.randint(schedule.steps, (batch,))
-        noise = torch.randn_like(x0)
-        x_t = signal[t, None, None, None] * x0 + noise_scale[t, None, None, None] * noise
-        with torch.autocast("cpu", torch.bfloat16):
-            prediction = model(x_t, t, label)
-        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        loss = (weight[t] * error).mean()
+        value = loss()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         anneal.step()
         decay = min(0.999, (i + 1) / (i + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        losses.append(loss.item())
+        losses.append(value.item())
         if i % 100 == 0:
             bar.set_postfix(loss=f"{mean(losses[-500:]):.4f}")
         if (i + 1) % 500 == 0 or i + 1 == iterations:
             spent = seconds + time.monotonic() - started
             torch.save({name: part.state_dict() for name, part in parts.items()}
                        | {"iteration": i + 1, "losses": losses, "seconds": spent}, checkpoint)
-            training = {"iterations": i + 1, "batch": batch, "seconds": round(spent), **figures,
+            training = {"iterations": i + 1, "seconds": round(spent), **figures,
                         "loss": round(mean(losses[-500:]), 5)}
-            header = {"config": asdict(config), "schedule": asdict(schedule), "data": data,
-                      "training": training}
             MODELS.mkdir(exist_ok=True)
             save_file({k: v.half().contiguous() for k, v in average.state_dict().items()},
-                      MODELS / f"{name}.safetensors", {ADM_HEADER: json.dumps(header)})
+                      MODELS / f"{name}.safetensors",
+                      {key: json.dumps(header | {"training": training})})
 
 
 def mean(values: list[float]) -> float:

@@ -7,6 +7,7 @@ minority classifiers resume where they stopped.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ from tqdm import trange
 from demo.avatars import ATTRIBUTES, AVATARS_SIZE, avatars
 from demo.avatars_reader import LAYOUT, READER_FILE, AvatarsReader, broken
 from demo.data import DIGITS_SIZE, digits, split
-from demo.diffusion import MODELS, UNFINISHED, train_diffusion
+from demo.diffusion import MODELS, UNFINISHED, train, train_diffusion
+from demo.digits_distilled import CFG, STEPS, load_model, pairs
 from demo.host import InProcessHost
 from demo.judge import JUDGE_FILE, Judge, shifted
 from demo.minority_classifier import ClassifierRecipe, train_classifier
@@ -62,9 +64,10 @@ def train_digits(label_dropout: float = 0.12) -> None:
     """Class-conditional ADM U-Net on all digits."""
     images, labels = digits()
 
-    def draw(batch: int) -> tuple[Tensor, Tensor]:
+    def draw(batch: int) -> tuple[Tensor, Tensor, None]:
         pick = torch.randint(len(images), (batch,))
-        return images[pick], labels[pick].masked_fill(torch.rand(batch) < label_dropout, NO_CLASS)
+        dropped = torch.rand(batch) < label_dropout
+        return images[pick], labels[pick].masked_fill(dropped, NO_CLASS), None
 
     train_diffusion("digits", DIGITS,
                     Schedule(kind="scaled_linear", start=0.00085, end=0.012, steps=1000),
@@ -76,12 +79,29 @@ def train_avatars() -> None:
     """Unconditional ADM U-Net on drawn faces with a long tail."""
     images, _ = avatars(AVATARS_COUNT)
 
-    def draw(batch: int) -> tuple[Tensor, None]:
-        return images[torch.randint(len(images), (batch,))], None
+    def draw(batch: int) -> tuple[Tensor, None, None]:
+        return images[torch.randint(len(images), (batch,))], None, None
 
     train_diffusion("avatars", AVATARS,
                     Schedule(kind="scaled_linear", start=0.00085, end=0.016, steps=1000),
                     f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=8000)
+
+
+def train_digits_distilled(count: int = 4000, iterations: int = 3000) -> None:
+    """A student of `digits` that draws at CFG 1, and in a few steps, what its teacher does at CFG
+    4: noise prediction on the straight lines from the teacher's noise to the teacher's images
+    (reflow, 2209.03003; with a guided teacher as in 2309.06380)."""
+    teacher = MODELS / "digits.safetensors"
+    _, config, schedule = load_model(teacher)
+    images, noise, labels = pairs(teacher, count, UNFINISHED / "digits_distilled_pairs.safetensors")
+
+    def draw(batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        pick = torch.randint(count, (batch,))
+        return images[pick], labels[pick], noise[pick]
+
+    train_diffusion("digits_distilled", replace(config, dropout=0.0), schedule,
+                    f"{count} images of digits.safetensors, euler {STEPS}, CFG {CFG:g}", draw,
+                    iterations, start=teacher, learning_rate=5e-4)
 
 
 def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: int = 4000,
@@ -124,14 +144,45 @@ def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: 
     save_file(reader.state_dict(), READER_FILE, {f"held_out_{k}": v for k, v in named.items()})
 
 
+def train_avatars_dit(iterations: int = 6000, batch: int = 32, label_dropout: float = 0.1) -> None:
+    """Rectified flow (2209.03003) on faces whose attributes are their class, with the noise levels
+    of 2403.03206, section 3.1: the logit of t is normal."""
+    InProcessHost(UNFINISHED / "avatars_dit")
+    from demo import avatars_dit as dit
+
+    images, attributes = avatars(AVATARS_COUNT, seed=4, rates=EVEN)
+    classes = dit.class_of(attributes)
+    torch.manual_seed(0)
+    model = dit.ClassDit().train()
+
+    def loss() -> Tensor:
+        pick = torch.randint(len(images), (batch,))
+        label = classes[pick].masked_fill(torch.rand(batch) < label_dropout, dit.NO_CLASS)
+        x0, noise = images[pick], torch.randn(batch, *images.shape[1:])
+        t = torch.randn(batch).sigmoid()
+        x_t = torch.lerp(x0, noise, t[:, None, None, None])
+        with torch.autocast("cpu", torch.bfloat16):
+            velocity = model(x_t, t, label)
+        return (velocity.float() - (noise - x0)).square().mean()
+
+    with dit.training():
+        train("avatars_dit", model, loss, iterations, dit.DIT_HEADER,
+              {"config": dit.FLUX, "schedule": {"shift": 0.0}, "size": AVATARS_SIZE,
+               "classes": dit.CLASSES,
+               "data": f"{AVATARS_COUNT} faces of demo/avatars.py, seed 4, each attribute in half"},
+              {"batch": batch, "label_dropout": label_dropout})
+
+
 def train_avatars_minority() -> None:
     """The shipped minority classifier of the avatars, in a real ComfyUI."""
     host = InProcessHost(UNFINISHED / "avatars_minority")
     train_classifier(host, ClassifierRecipe(), MODELS / "avatars_minority.safetensors")
 
 
-RECIPES = {"judge": train_judge, "digits": train_digits, "avatars": train_avatars,
-           "avatars_reader": train_avatars_reader, "avatars_minority": train_avatars_minority}
+RECIPES = {"judge": train_judge, "digits": train_digits,
+           "digits_distilled": train_digits_distilled, "avatars": train_avatars,
+           "avatars_reader": train_avatars_reader, "avatars_minority": train_avatars_minority,
+           "avatars_dit": train_avatars_dit}
 
 
 def main() -> None:
