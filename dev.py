@@ -260,8 +260,10 @@ def run_module(host: Host, module: str, arguments: Sequence[str]) -> int:
 
 
 def benchmark_module(name: str) -> str:
-    files = sorted((ROOT / "benchmarks").glob("*.py"))
-    names = [file.stem for file in files if "__main__" in file.read_text("utf-8")]
+    folder = ROOT / "benchmarks"
+    files = [file for file in folder.glob("*.py") if "__main__" in file.read_text("utf-8")]
+    names = sorted([*(file.stem for file in files),
+                    *(file.parent.name for file in folder.glob("*/__main__.py"))])
     if name not in names:
         wrong = f"there is none named {name!r}" if name else "no name was given"
         raise SetupError("Looking for the benchmark", wrong,

@@ -7,7 +7,8 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from demo.data import DIGITS_SIZE
+from benchmarks.models import DIGITS, MODELS
+from benchmarks.peers.bank import bank
 from demo.host import InProcessHost, Prompt
 from demo.workflow import widget_defaults
 from dev import ROOT
 
 WORK = ROOT / "benchmarks" / "work"
-MODEL = ROOT / "demo" / "models" / "digits.safetensors"
+MODEL = MODELS[DIGITS].file
 GUIDANCE_NODE = "UncommonNoveltyGuidance"
 GUIDING = ("guidance/latent_space", "guidance/limiter", "guidance/noise_level", "guidance/novelty",
            "guidance/novelty_memory", "guidance/novelty_net", "guidance/prompt",
            "guidance/repulsion", "nodes/_late_cfg", "nodes/_novelty_hooks")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
+PEERS = ROOT / "benchmarks" / "peers"
+BANK = "bank"  # a patch's input that names what it keeps from one queue item to the next
+ALWAYS = ("seeds", "count", "guidance")  # part of a chain's file name also where not given
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,12 @@ class Sampler:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """`count` queue items of batch 1 and one class; item i has the i-th seed of the seed set.
+    """`count` images of one class, in queue items of one batch; item i has the i-th seed of the
+    seed set.
 
-    guidance: the inputs of Novelty Guidance, all of them; None: the node is not there.
+    guidance: the inputs of Novelty Guidance, all of them; None: the node is not there. memory:
+    inputs of Novelty Memory other than here by default. patches: other nodes on the MODEL, as
+    (type, inputs); one with a bank keeps the queue items before it in mind.
     """
 
     sampler: Sampler
@@ -54,18 +62,30 @@ class Chain:
     seeds: int = 0
     count: int = 128
     guidance: dict[str, Any] | None = None
+    model: str = DIGITS
+    batch: int = 1
+    memory: dict[str, Any] | None = None
+    patches: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an image depends on those before it."""
+        return self.guidance is not None or any(inputs.get(BANK) for _, inputs in self.patches)
 
     @property
     def file(self) -> Path:
         """Where the images go. It depends on the model, and on everything but the count."""
-        settings = asdict(replace(self, count=0)) | {"model": _model_hash()}
+        values = asdict(replace(self, count=0))
+        settings = {one.name: values[one.name] for one in fields(self)
+                    if one.name in ALWAYS or getattr(self, one.name) != one.default}
+        settings["model"] = MODELS[self.model].hash
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return WORK / "novelty" / f"class{self.label}-{digest[:16]}.npz"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """images: `[count, 3, 16, 16]` in [-1, 1]; seconds: `[count]`, of each queue item; code: the
+    """images: `[count, 3, size, size]` in [-1, 1]; seconds: of each queue item; code: the
     guidance code that drew them, see `code_hash`."""
 
     images: Tensor
@@ -101,37 +121,40 @@ def is_drawn(chain: Chain) -> bool:
     return drawn is not None and len(drawn.images) >= chain.count
 
 
-def code_hash() -> str:
+def code_hash(patches: Sequence = ()) -> str:
     """Of the code that decides how images are pushed; a change of it is told, not redone."""
     files = [ROOT / f"{name}.py" for name in GUIDING]
+    if patches:
+        files += sorted(PEERS.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-def _model_hash() -> str:
-    return hashlib.sha256(MODEL.read_bytes()).hexdigest()
 
 
 def prompt(chain: Chain, item: int) -> Prompt:
     """The graph of one queue item, in the API format."""
+    model = MODELS[chain.model]
     nodes = {
-        "model": ("UncommonLoadADM", {"model_name": MODEL.stem}),
-        "positive": ("UncommonClassConditioning", {"class_number": chain.label}),
-        "negative": ("UncommonClassConditioning", {"class_number": -1}),
+        **model.nodes(chain.label),
         "latent": ("EmptyLatentImage",
-                   {"width": DIGITS_SIZE, "height": DIGITS_SIZE, "batch_size": 1}),
+                   {"width": model.size, "height": model.size, "batch_size": chain.batch}),
         "sampled": ("KSampler", {
-            "model": ["model" if chain.guidance is None else "guided", 0],
             "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0],
             "seed": SEEDS_APART * chain.seeds + item, "steps": chain.sampler.steps,
             "cfg": chain.cfg, "sampler_name": chain.sampler.name,
             "scheduler": chain.sampler.scheduler, "denoise": 1.0}),
         "shown": ("PreviewAny", {"source": ["sampled", 0]}),
     }
+    patched = "model"
+    for number, (kind, inputs) in enumerate(chain.patches):
+        nodes[f"patch{number}"] = (kind, {"model": [patched, 0], **inputs})
+        patched = f"patch{number}"
     if chain.guidance is not None:
         nodes["memory"] = ("UncommonNoveltyMemory", {
-            "name": "benchmark", "mode": "learn", "revision": -1, "max_megabytes": 1024})
+            "name": "benchmark", "mode": "learn", "revision": -1, "max_megabytes": 1024,
+            **(chain.memory or {})})
         nodes["guided"] = (GUIDANCE_NODE,
-                           {"model": ["model", 0], "memory": ["memory", 0], **chain.guidance})
+                           {"model": [patched, 0], "memory": ["memory", 0], **chain.guidance})
+        patched = "guided"
+    nodes["sampled"][1]["model"] = [patched, 0]
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
 
@@ -140,20 +163,22 @@ def draw(host: InProcessHost, chain: Chain) -> Drawn:
 
     A chain without a memory goes on from its file if that has the first images already.
     """
-    drawn = load(chain) if chain.guidance is None else None
+    drawn = None if chain.remembers else load(chain)
     images, seconds = ([], []) if drawn is None else (
-        list(drawn.images[:, None]), drawn.seconds.tolist())
+        list(drawn.images.split(chain.batch)), drawn.seconds.tolist())
+    bank.cache_clear()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, \
             host.user_directory(Path(folder)):
-        for item in range(len(images), chain.count):
-            if item == chain.count // 2:
+        items = chain.count // chain.batch
+        for item in range(len(images), items):
+            if item == items // 2:
                 reopen(host)
             started = time.perf_counter()
             run = host.run(prompt(chain, item))
             seconds.append(time.perf_counter() - started)
             images.append(run.outputs["sampled"][0]["samples"].float())
         reopen(host)
-    return Drawn(torch.cat(images), torch.tensor(seconds), code_hash())
+    return Drawn(torch.cat(images), torch.tensor(seconds), code_hash(chain.patches))
 
 
 def reopen(host: InProcessHost) -> None:

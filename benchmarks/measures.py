@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ MANIFOLD_K = 5
 
 @dataclass(frozen=True)
 class Reference:
-    """The real digits in the judge's features.
+    """Real images in a judge's features.
 
     features: `[real, dim]`; labels: `[real]`; radius: `[real]`, distance to the k-th nearest other
     real image (the manifold's balls, Kynkaanniemi et al. 2019); tau: `[classes]`, the median
@@ -31,7 +32,72 @@ class Reference:
     tau: Tensor
 
 
-class DigitsMeasure:
+class Measure(ABC):
+    """Measures sets of images of one class against real ones, in the features of a judge."""
+
+    @abstractmethod
+    def real_of(self, label: int) -> Tensor:
+        """The real images of a class, `[real, dim]`."""
+
+    @abstractmethod
+    def manifold(self, label: int) -> tuple[Tensor, Tensor]:
+        """Centres `[real, dim]` and radii `[real]` of the balls that good images lie in."""
+
+    @abstractmethod
+    def tau(self, label: int) -> Tensor:
+        """Distance from which two images of a class count as different."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Images `[batch, 3, size, size]` in [-1, 1] -> `[batch, dim]`."""
+
+    @abstractmethod
+    def hits(self, images: Tensor, label: int) -> Tensor:
+        """`[batch]` bool: judged to be the asked class."""
+
+    @torch.inference_mode()
+    def good(self, images: Tensor, label: int) -> Tensor:
+        """`[batch]` bool: within the real manifold and judged to be the asked class."""
+        centres, radius = self.manifold(label)
+        inside = (torch.cdist(self.features(images), centres) <= radius).any(dim=1)
+        return inside & self.hits(images, label)
+
+    def distinct_good(self, images: Tensor, label: int, scale: float = 1.0) -> Tensor:
+        """D(1) ... D(n), `[batch]`: how many of the first n images are good and at least
+        `scale * tau` away from every good image kept before them."""
+        features, good = self.features(images), self.good(images, label)
+        distance = torch.cdist(features, features)
+        kept: list[int] = []
+        counts = []
+        for i, is_good in enumerate(good.tolist()):
+            if is_good and bool((distance[i, kept] >= scale * self.tau(label)).all()):
+                kept.append(i)
+            counts.append(len(kept))
+        return torch.tensor(counts)
+
+    def summary(self, images: Tensor, label: int) -> dict[str, float]:
+        """The figures of one set of one class, images in the order they came."""
+        features = self.features(images)
+        real = self.real_of(label)
+        hits = self.hits(images, label)
+        nearest = torch.cdist(features, features).fill_diagonal_(float("inf"))
+        later = torch.ones(len(features), len(features)).triu().bool()
+        history = nearest.masked_fill(later, float("inf"))
+        with contextlib.redirect_stdout(None):  # prdc prints what it counts
+            figures = compute_prdc(real.numpy(), features.numpy(), nearest_k=MANIFOLD_K)
+        return {
+            "distinct_good": int(self.distinct_good(images, label)[-1]),
+            "distinct_good_1.3tau": int(self.distinct_good(images, label, 1.3)[-1]),
+            "good": self.good(images, label).float().mean().item(),
+            "class_accuracy": hits.float().mean().item(),
+            **{name: float(value) for name, value in figures.items()},
+            "vendi": vendi_score(features),
+            "nearest": nearest.min(dim=1).values.mean().item(),
+            "nearest_in_history": history[1:].min(dim=1).values.mean().item(),
+        }
+
+
+class DigitsMeasure(Measure):
     """Measures sets of 16 x 16 digits against all real digits."""
 
     def __init__(self):
@@ -50,47 +116,19 @@ class DigitsMeasure:
         """Images `[batch, 3, 16, 16]` in [-1, 1] -> `[batch, dim]`."""
         return torch.cat([self.judge.features(part) for part in images.clamp(-1, 1).split(512)])
 
+    def real_of(self, label: int) -> Tensor:
+        return self.real.features[self.real.labels == label]
+
+    def manifold(self, label: int) -> tuple[Tensor, Tensor]:
+        """That of all digits, whatever their class."""
+        return self.real.features, self.real.radius
+
+    def tau(self, label: int) -> Tensor:
+        return self.real.tau[label]
+
     @torch.inference_mode()
-    def good(self, images: Tensor, label: int) -> Tensor:
-        """`[batch]` bool: within the real manifold and judged to be the asked class."""
-        features = self.features(images)
-        inside = (torch.cdist(features, self.real.features) <= self.real.radius).any(dim=1)
-        return inside & (self.judge.head(features).argmax(dim=1) == label)
-
-    def distinct_good(self, images: Tensor, label: int, scale: float = 1.0) -> Tensor:
-        """D(1) ... D(n), `[batch]`: how many of the first n images are good and at least
-        `scale * tau` away from every good image kept before them."""
-        features, good = self.features(images), self.good(images, label)
-        distance = torch.cdist(features, features)
-        kept: list[int] = []
-        counts = []
-        for i, is_good in enumerate(good.tolist()):
-            if is_good and bool((distance[i, kept] >= scale * self.real.tau[label]).all()):
-                kept.append(i)
-            counts.append(len(kept))
-        return torch.tensor(counts)
-
-    def summary(self, images: Tensor, label: int) -> dict[str, float]:
-        """The figures of one set of one class, images in the order they came."""
-        features = self.features(images)
-        real = self.real.features[self.real.labels == label]
-        with torch.inference_mode():
-            hits = self.judge.head(features).argmax(dim=1) == label
-        nearest = torch.cdist(features, features).fill_diagonal_(float("inf"))
-        later = torch.ones(len(features), len(features)).triu().bool()
-        history = nearest.masked_fill(later, float("inf"))
-        with contextlib.redirect_stdout(None):  # prdc prints what it counts
-            figures = compute_prdc(real.numpy(), features.numpy(), nearest_k=MANIFOLD_K)
-        return {
-            "distinct_good": int(self.distinct_good(images, label)[-1]),
-            "distinct_good_1.3tau": int(self.distinct_good(images, label, 1.3)[-1]),
-            "good": self.good(images, label).float().mean().item(),
-            "class_accuracy": hits.float().mean().item(),
-            **{name: float(value) for name, value in figures.items()},
-            "vendi": vendi_score(features),
-            "nearest": nearest.min(dim=1).values.mean().item(),
-            "nearest_in_history": history[1:].min(dim=1).values.mean().item(),
-        }
+    def hits(self, images: Tensor, label: int) -> Tensor:
+        return self.judge.head(self.features(images)).argmax(dim=1) == label
 
 
 def vendi_score(features: Tensor) -> float:

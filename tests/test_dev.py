@@ -156,3 +156,11 @@ def test_unknown_commands_and_benchmarks_list_what_there_is(tmp_path):
     result = run_dev(checkout, "bench", "paint")
     assert result.returncode == 1
     assert "'paint'" in result.stderr
+
+
+def test_a_benchmark_is_a_file_or_a_folder():
+    assert dev.benchmark_module("novelty") == "benchmarks.novelty"
+    assert dev.benchmark_module("peers") == "benchmarks.peers"
+    for helper in ("chains", "results", "work"):
+        with pytest.raises(dev.SetupError, match="peers"):
+            dev.benchmark_module(helper)

@@ -1,0 +1,144 @@
+"""The chains drawn so far, measured, and which settings of each method are the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.chains import Chain, load
+from benchmarks.measures import Measure, vendi_score
+from benchmarks.models import MODELS
+from benchmarks.peers.methods import Inputs
+from benchmarks.peers.plan import FINAL, SEED_SETS, SWEPT, Case, Cell, other_cells, plain
+from benchmarks.peers.plan import swept_cells as swept
+
+POINTS = (16, 32, 64, 128, 256)  # where the curves over n are read
+MOST_LOST = 0.02  # of the share of good images, by a best setting
+D, GOOD = "distinct_good", "good"
+Pair = tuple[int, int]
+"""A class and a set of seeds."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one chain. at: the measures of its first n images, by n; seconds: per image."""
+
+    at: dict[int, dict[str, float]]
+    seconds: float
+    code: str
+
+
+@dataclass(frozen=True)
+class InBatches:
+    """Of one class's batches: means over the batches."""
+
+    vendi: float
+    good: float
+    agreement: float
+    seconds: float
+
+
+class Measured:
+    """Figures of chains, each measured once."""
+
+    def __init__(self, defaults: Inputs):
+        self.defaults = defaults
+        self._measures: dict[str, Measure] = {}
+        self._known: dict[tuple[Path, int], Figures] = {}
+
+    def measure(self, model: str) -> Measure:
+        if model not in self._measures:
+            self._measures[model] = MODELS[model].measure()
+        return self._measures[model]
+
+    def chain(self, chain: Chain) -> Figures | None:
+        """None if it is not drawn to its whole length."""
+        drawn = load(chain)
+        if drawn is None or len(drawn.images) < chain.count:
+            return None
+        key = chain.file, len(drawn.images)
+        if key not in self._known:
+            measure = self.measure(chain.model)
+            self._known[key] = Figures(
+                {n: measure.summary(drawn.images[:n], chain.label)
+                 for n in POINTS if n <= len(drawn.images)},
+                drawn.seconds.median().item() / chain.batch, drawn.code)
+        return self._known[key]
+
+    def cell(self, cell: Cell, count: int) -> dict[Pair, Figures]:
+        """What is drawn of a cell with so many images."""
+        found = {(label, seeds): self.chain(cell.chain(self.defaults, label, count, seeds))
+                 for label in cell.case.labels for seeds in SEED_SETS}
+        return {pair: one for pair, one in found.items() if one is not None}
+
+    def batches(self, cell: Cell) -> list[InBatches]:
+        """One for each class that is drawn."""
+        found = []
+        for label in cell.case.all_labels:
+            chain = cell.batches(self.defaults, label)
+            drawn = load(chain)
+            if drawn is None or len(drawn.images) < chain.count:
+                continue
+            measure = self.measure(chain.model)
+            features = measure.features(drawn.images)
+            found.append(InBatches(
+                mean(map(vendi_score, features.split(chain.batch))),
+                measure.good(drawn.images, label).float().mean().item(),
+                measure.hits(drawn.images, label).float().mean().item(),
+                drawn.seconds.median().item() / chain.batch))
+        return found
+
+
+def average(found: dict[Pair, Figures], figure: str, n: int, over: Iterable[Pair]) -> float:
+    return mean(found[pair].at[n][figure] for pair in over)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A cell beside plain chains of the same classes and seeds. gain: mean ratio of D(n); lost:
+    how much the share of good images is lower."""
+
+    cell: Cell
+    gain: float
+    lost: float
+
+
+def score(measured: Measured, cell: Cell, count: int) -> Score | None:
+    """None where the two have no chain in common. Plain is at the CFG people use, whatever the
+    cell's, since CFG is one of the things compared."""
+    ours, base = (measured.cell(one, count) for one in (cell, plain(cell.case)))
+    over = sorted(ours.keys() & base.keys())
+    if not over:
+        return None
+    return Score(cell,
+                 mean(ours[pair].at[count][D] / max(1, base[pair].at[count][D]) for pair in over),
+                 average(base, GOOD, count, over) - average(ours, GOOD, count, over))
+
+
+def scores(measured: Measured, case: Case, count: int = SWEPT) -> list[Score]:
+    """Of all cells of a case that are drawn."""
+    found = (score(measured, cell, count) for cell in [*swept(case), *other_cells(case)])
+    return [one for one in found if one is not None]
+
+
+def best_cells(found: Sequence[Score]) -> list[Cell]:
+    """For each method its highest gain at a share of good images within two points of plain, then
+    its highest gain regardless, where that is another."""
+    methods: dict[str, list[Score]] = {}
+    for one in found:
+        methods.setdefault(one.cell.setting.method, []).append(one)
+    kept = [max((one for one in of_method if one.lost <= MOST_LOST), default=None, key=_gain)
+            for of_method in methods.values()]
+    any_quality = [max(of_method, key=_gain) for of_method in methods.values()]
+    return list(dict.fromkeys(one.cell for one in [*kept, *any_quality] if one is not None))
+
+
+def _gain(one: Score) -> float:
+    return one.gain
+
+
+def shown_count(measured: Measured, case: Case) -> int:
+    """How many images the figures are of: the long chains' once plain has them."""
+    return FINAL if measured.cell(plain(case), FINAL) else SWEPT
