@@ -28,6 +28,7 @@ from .latent_space import LatentSpace
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
 from .repulsion import ExactKernel, Repelled, Repulsion
+from .vision_space import VisionSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class PushFigures:
     possible: whether there was anything to push away from; evaluations: of the model, at which a
     push was computed; within: those inside the window; pushed: share of the samples of
     these with P above .05; mean_push: mean of |shift| over the noise removed, inside the window;
-    dropped: shifts that were NaN or infinite; of: what mean_push is a share of.
+    dropped: shifts that were NaN or infinite; of: what mean_push is a share of; gradients: passes
+    backward through another model, and gradient_share: their share of the run's time.
     """
 
     possible: bool
@@ -62,6 +64,8 @@ class PushFigures:
     mean_push: float
     dropped: int
     of: str = "noise removed"
+    gradients: int = 0
+    gradient_share: float = 0.0
 
 
 class NoveltyRun:
@@ -72,8 +76,8 @@ class NoveltyRun:
 
     of = "noise removed"  # what a push is a share of
 
-    def __init__(self, space: LatentSpace | FeatureSpace, repulsion: Repulsion | None,
-                 settings: NoveltySettings):
+    def __init__(self, space: LatentSpace | FeatureSpace | VisionSpace,
+                 repulsion: Repulsion | None, settings: NoveltySettings):
         self.space = space
         self.repulsion = repulsion
         self.settings = settings
@@ -113,15 +117,21 @@ class NoveltyRun:
 
     def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel) -> Tensor:
         """The limited shift of x_t, `[batch, ...]`: signal times the wanted displacement of x0."""
-        push, probability = self._push(self.space.embed(denoised), level)
+        displacement, probability = self._displacement(denoised, sigma, level)
         signal = level.like(level.signal, x)
         within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
         removed = per_sample_norm(x - signal * denoised)
-        shift, dropped = limit(signal * self.space.lift(push, denoised),
+        shift, dropped = limit(signal * displacement,
                                within * self.settings.strength * removed)
         self._evaluations.append(
             (within, probability, per_sample_norm(shift) / removed, dropped))
         return shift.to(denoised.dtype)
+
+    def _displacement(self, denoised: Tensor, sigma: Tensor, level: NoiseLevel
+                      ) -> tuple[Tensor, Tensor]:
+        """The wanted displacement of x0, of its shape, and P(already generated) `[batch]`."""
+        push, probability = self._push(self.space.embed(denoised), level)
+        return self.space.lift(push, denoised), probability
 
     def _push(self, embedding: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """-grad log(1 - P) adds up over independent memories: the log's and the batch's own."""

@@ -20,7 +20,8 @@ from .memory.net_cache import NetCache
 from .prompt import log_similarity
 from .repulsion import REPULSIONS, Repulsion
 
-SPACES = ("latent", "features")
+VISION = "vision"
+SPACES = ("latent", "features", VISION)
 SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
 
 
@@ -97,9 +98,12 @@ class NoveltyMemory:
                 "of its own.")
         own = self.log.feature_space
         if own is not None and own != space_id:
+            other = ("Connect the CLIP vision model that it began with, or choose another name."
+                     if self.space == VISION else
+                     "Give this model a memory of its own: choose another name.")
             raise FeatureSpaceError(
                 f'Memory "{self.name}" remembers samples of feature space "{own}", but this model '
-                f'needs "{space_id}". Give this model a memory of its own: choose another name.')
+                f'needs "{space_id}". {other}')
 
     def check_learns(self) -> None:
         """Raises MemoryLogError if the memory is frozen."""

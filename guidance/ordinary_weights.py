@@ -43,6 +43,18 @@ def ordinary_weights(module: nn.Module) -> Iterator[None]:
                 table[name] = tensor
 
 
+def ordinary_state(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """The module's plain weights and buffers as ordinary tensors on a device, by name, for
+    torch.func.functional_call: the very same memory where they lie there, else copies."""
+    state: dict[str, Tensor] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if type(tensor) in (Tensor, nn.Parameter):
+                state[name] = (ordinary(tensor) if tensor.device == device
+                               else tensor.detach().to(device))
+    return state
+
+
 def check_whole(module: nn.Module, device: torch.device) -> None:
     """ValueError unless all weights lie on the device: weights that are brought there for one
     layer at a time are gone again when the gradient comes back."""

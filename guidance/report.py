@@ -8,17 +8,23 @@ from .novelty_memory import NoveltyMemory, Recorded
 
 def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, strength: float,
                    record: bool, whole: bool, figures: PushFigures, without_cfg: int,
-                   recorded: Recorded | None) -> str:
+                   recorded: Recorded | None, ignored: str = "") -> str:
     """A few lines: the memory, how novel the new images are, what was pushed or why nothing was.
 
     revision, remembered: what guided the run, and how many samples that was; record: the node's
-    switch; whole: whether the run went on to the end; without_cfg: evaluations before CFG began.
+    switch; whole: whether the run went on to the end; without_cfg: evaluations before CFG began;
+    ignored: inputs of the node that the memory's space has no use for.
     """
     stats = memory.log.stats()
     lines = [f"{memory.name}@{revision}: pushed away from {remembered} samples",
              _pushed(memory, remembered, strength, figures)]
     if without_cfg:
         lines.append(f"CFG began after {without_cfg} evaluations of the model")
+    if figures.gradients:
+        lines.append(f"Gradients through the vision model: {figures.gradients}, in "
+                     f"{figures.gradient_share:.0%} of the time of the run")
+    if ignored:
+        lines.append(f"Not used: {ignored}. It is for a memory with space vision.")
     if recorded is not None:
         lines += _recorded(recorded)
     else:

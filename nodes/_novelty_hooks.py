@@ -17,18 +17,22 @@ from ..guidance.latent_space import LatentSpace
 from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
 from ..guidance.novelty import NoveltyRun, NoveltySettings
-from ..guidance.novelty_memory import NoveltyMemory, Recorded, content_hashes
+from ..guidance.novelty_memory import VISION, NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
+from ..guidance.step_window import StepWindow
+from ..guidance.vision_novelty import VisionRun
+from ..guidance.vision_space import VisionSpace
 from . import _host
 from ._feature_tap import tap_of, tapped
 from ._images import previews_as_image
 from ._late_cfg import LateCFG
 from ._latents import memory_space
 from ._sampling_hooks import SHARED, running, unfit
+from ._vision_encoder import vision_space
 
 KEY = "uncommon.novelty"
-Space = LatentSpace | FeatureSpace
+Space = LatentSpace | FeatureSpace | VisionSpace
 log = logging.getLogger("uncommon")
 
 
@@ -45,6 +49,7 @@ class NoveltyOptions:
     batch_repulsion: float
     record: bool
     cfg_start_percent: float
+    vision_every_n_steps: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +71,17 @@ class Guided:
 class NoveltyHooks:
     """Both wrappers of one Novelty Guidance node. Holds settings and ids, never tensors."""
 
-    def __init__(self, memory: NoveltyMemory, options: NoveltyOptions, node_id: str):
+    def __init__(self, memory: NoveltyMemory, options: NoveltyOptions, node_id: str,
+                 clip_vision=None, vae=None):
         self.memory = memory
         self.options = options
         self.node_id = node_id
+        self.clip_vision = clip_vision
+        self.vae = vae
 
     def attach(self, model):
         """A clone of the MODEL with the wrappers. Raises FeatureSpaceError for another space."""
-        memory_space(model, self.memory)
+        self._space(model)
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self.outer_sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise)
@@ -107,7 +115,7 @@ class NoveltyHooks:
             self._tell(refusal)
             return sample()
 
-        guided = self._begin(guider, latent_image, seed)
+        guided = self._begin(guider, latent_image, sigmas, seed)
         whole = len(sigmas) > 1 and float(sigmas[-1]) == 0  # uni_pc changes its sigmas later
         with running(guider, KEY, self, guided), self._inside(guider, guided):
             result = sample()
@@ -124,10 +132,15 @@ class NoveltyHooks:
             return tapped(guider, tap_of(guided.model), guided.run.adapt)
         return nullcontext()
 
-    def _begin(self, guider, start: Tensor | None, seed: int | None) -> Guided:
+    def _space(self, model, ready: bool = False) -> Space:
+        if self.memory.space == VISION:
+            return vision_space(model, self.memory, self.clip_vision, self.vae, ready)
+        return memory_space(model, self.memory)
+
+    def _begin(self, guider, start: Tensor | None, sigmas: Tensor, seed: int | None) -> Guided:
         """Reads the memory. Raises FeatureSpaceError, StorageError or RevisionError."""
         model = guider.model_patcher
-        space = memory_space(model, self.memory)
+        space = self._space(model, ready=True)
         earlier = self._earlier_pass(model, space, start)
         revision = (min(entry.settings["revision"] for entry in earlier) if earlier
                     else self.memory.resolve())
@@ -139,7 +152,7 @@ class NoveltyHooks:
         _host.note_in_metadata(self.node_id, _host.running_node()[1], note)
         return Guided(model=model, space=space, revision=revision, remembered=remembered,
                       prompt=prompt, earlier=earlier, note=note,
-                      run=self._run(model, space, remembered, prompt),
+                      run=self._run(model, space, remembered, prompt, sigmas),
                       cfg=LateCFG(model.get_model_object("model_sampling").percent_to_sigma(
                           self.options.cfg_start_percent)))
 
@@ -152,10 +165,16 @@ class NoveltyHooks:
         figures = guided.run.figures()
         self._tell(novelty_report(
             self.memory, guided.revision, len(guided.remembered), self.options.strength,
-            self.options.record, whole, figures, guided.cfg.skipped, recorded))
+            self.options.record, whole, figures, guided.cfg.skipped, recorded, self._ignored()))
         _host.tell_memory_changed(
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())
+
+    def _ignored(self) -> str:
+        """Inputs that only another space has a use for."""
+        given = {"clip_vision": self.clip_vision, "vae": self.vae}
+        return "" if self.memory.space == VISION else " and ".join(
+            name for name, value in given.items() if value is not None)
 
     def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
@@ -206,13 +225,19 @@ class NoveltyHooks:
         log.info("Novelty guidance: %s", text.replace("\n", "; "))
         _host.show_on_node(self.node_id, text)
 
-    def _run(self, model, space, remembered: Remembered, prompt: Tensor | None) -> NoveltyRun:
+    def _run(self, model, space: Space, remembered: Remembered, prompt: Tensor | None,
+             sigmas: Tensor) -> NoveltyRun:
         options, sampling = self.options, model.get_model_object("model_sampling")
         repulsion = self.memory.repulsion(
             options.repulsion, remembered, prompt if options.prompt_aware else None,
             options.radius, model.load_device)
-        kind = FeatureRun if isinstance(space, FeatureSpace) else NoveltyRun
-        return kind(space, repulsion, NoveltySettings(
+        settings = NoveltySettings(
             strength=options.strength, radius=options.radius, batch=options.batch_repulsion,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
-            sigma_end=float(sampling.percent_to_sigma(options.end_percent))))
+            sigma_end=float(sampling.percent_to_sigma(options.end_percent)))
+        if isinstance(space, VisionSpace):
+            return VisionRun(space, repulsion, settings, StepWindow(
+                schedule=tuple(sigmas.tolist()), every=options.vision_every_n_steps,
+                sigma_start=settings.sigma_start, sigma_end=settings.sigma_end))
+        kind = FeatureRun if isinstance(space, FeatureSpace) else NoveltyRun
+        return kind(space, repulsion, settings)

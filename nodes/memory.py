@@ -64,7 +64,8 @@ class NoveltyMemoryNode(io.ComfyNode):
                     advanced=True,
                     tooltip="What images are compared by. latent: their latents, with any model. "
                             "features: what a block inside the model computes, and the push "
-                            "happens there. A memory keeps to one."),
+                            "happens there. vision: what a CLIP vision model sees; slower, and "
+                            "Novelty Guidance needs clip_vision and vae. A memory keeps to one."),
             ],
             outputs=[NoveltyMemoryType.Output(
                 display_name="memory", tooltip="The memory, for Novelty Guidance and others.")],

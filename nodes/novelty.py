@@ -66,6 +66,19 @@ class NoveltyGuidance(io.ComfyNode):
                             "prompt alone, as at CFG 1, which is faster too. CFG at high noise "
                             "draws all images of a prompt to one composition. 0: CFG everywhere. "
                             "Nothing changes at CFG 1, nor while nothing is pushed."),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True,
+                    tooltip="For a memory with space vision: what looks at the images, from Load "
+                            "CLIP Vision. A memory keeps to one."),
+                io.Vae.Input(
+                    "vae", optional=True,
+                    tooltip="For a memory with space vision: decodes each step for the vision "
+                            "model. A TAESD saves much time and memory over the model's VAE."),
+                io.Int.Input(
+                    "vision_every_n_steps", default=2, min=1, max=100, optional=True,
+                    advanced=True,
+                    tooltip="For a memory with space vision: a new gradient at every n-th step; "
+                            "the steps in between go on with the last one. More is faster."),
             ],
             outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -75,12 +88,15 @@ class NoveltyGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.22,
                 repulsion="net", prompt_aware=True, batch_repulsion=1.0,
-                record=True, cfg_start_percent=0.0) -> io.NodeOutput:
+                record=True, cfg_start_percent=0.0, clip_vision=None, vae=None,
+                vision_every_n_steps=2) -> io.NodeOutput:
         options = NoveltyOptions(
             strength=strength, start_percent=start_percent, end_percent=end_percent, radius=radius,
             repulsion=repulsion, prompt_aware=prompt_aware, batch_repulsion=batch_repulsion,
-            record=record, cfg_start_percent=cfg_start_percent)
-        return io.NodeOutput(NoveltyHooks(memory, options, cls.hidden.unique_id).attach(model))
+            record=record, cfg_start_percent=cfg_start_percent,
+            vision_every_n_steps=vision_every_n_steps)
+        hooks = NoveltyHooks(memory, options, cls.hidden.unique_id, clip_vision, vae)
+        return io.NodeOutput(hooks.attach(model))
 
 
 NODES = [NoveltyGuidance]
