@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.avatars_dit_measure import AvatarsDitMeasure
 from benchmarks.measures import DigitsMeasure, Measure
+from demo.avatars import AVATARS_SIZE
 from demo.data import DIGITS_SIZE
 from dev import ROOT
 
@@ -51,10 +53,19 @@ def _adm(name: str) -> Callable[[int], Nodes]:
     return nodes
 
 
+def _dit(label: int) -> Nodes:
+    return {"model": ("AvatarsDitLoader", {}),
+            "positive": ("AvatarsDitClass", {"class_number": label}),
+            "negative": ("AvatarsDitClass", {"class_number": -1})}
+
+
 MODELS = {
     DIGITS: ModelUnderTest(title="digits (U-Net, EPS)", file=weights("digits"), size=DIGITS_SIZE,
                         nodes=_adm("digits")),
     "digits-distilled": ModelUnderTest(
         title="digits, guidance-distilled (no CFG)", file=weights("digits_distilled"),
         size=DIGITS_SIZE, nodes=_adm("digits_distilled")),
+    "avatars-dit": ModelUnderTest(
+        title="avatars-dit (DiT, flow)", file=weights("avatars_dit"), size=AVATARS_SIZE,
+        nodes=_dit, measure=AvatarsDitMeasure),
 }

@@ -61,7 +61,7 @@ def chains_of(part: str, case: Case, measured: Measured) -> list[Chain]:
         chains = sweep_cfg(case, defaults)
     else:
         make = final if part == "final" else batches
-        chains = make(best_cells(scores(measured, case)), defaults)
+        chains = make(best_cells(case, scores(measured, case)), defaults)
     return list({chain.file: chain for chain in chains}.values())
 
 

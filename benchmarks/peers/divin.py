@@ -47,7 +47,7 @@ class DivIn(Peer):
 
         inner = guider.inner_model
         conds = [guider.conds["positive"], guider.conds["negative"]]
-        timestep = ordinary(sigma).expand(len(noise)).clone()
+        timestep = sigma.expand(len(noise))
 
         def gap(at: Tensor) -> Tensor:
             given, none = calc_cond_batch(inner, conds, scale(at), timestep, guider.model_options)

@@ -117,13 +117,14 @@ class Peer:
     def _sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise,
                         latent_image=None, denoise_mask=None, disable_pbar=False):
         sampling = guider.inner_model.model_sampling
-        largest = float(sigmas[0]) >= float(sampling.sigma_max) * (1 - 1e-5)
+        largest = self.run.sigmas[0] >= float(sampling.sigma_max) * (1 - 1e-5)
+        with torch.inference_mode(False):  # so that gradients may pass through it
+            sigma = torch.tensor(self.run.sigmas[0], device=noise.device)
 
         def scale(noise: Tensor) -> Tensor:
-            empty = torch.zeros_like(noise) if latent_image is None else latent_image
-            return sampling.noise_scaling(sigmas[0], noise, empty, largest)
+            return sampling.noise_scaling(sigma, noise, torch.zeros_like(noise), largest)
 
-        noise = self.initial_noise(guider, noise, scale, sigmas[0])
+        noise = self.initial_noise(guider, noise, scale, sigma)
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
                         disable_pbar)
 

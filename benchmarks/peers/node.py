@@ -44,5 +44,8 @@ def register(host: InProcessHost) -> None:
     """Makes the nodes that chains with peers use known to a host."""
     import nodes
 
+    from demo import avatars_dit
+
+    avatars_dit.register()
     nodes.NODE_CLASS_MAPPINGS[NODE] = BenchmarkPeer
     host.load_extra("nodes_eps")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from benchmarks.chains import Chain, Sampler
 from benchmarks.models import DIGITS, MODELS
-from benchmarks.peers.methods import LOWER_CFG, METHODS, OF_CFG, PLAIN, Inputs, Setting, middle
+from benchmarks.peers.methods import (
+    LOWER_CFG, METHODS, OF_CFG, OURS, PLAIN, Inputs, Setting, middle)
 
 SWEPT = 64
 FINAL = 256
@@ -61,6 +62,8 @@ class Cell:
 CASES = (
     Case(name="digits", model=DIGITS, sampler=Sampler("euler", 20), cfg=3.0, others=(1.5, 6.0)),
     Case(name="digits-distilled", model="digits-distilled", sampler=Sampler("euler", 20), cfg=1.0),
+    Case(name="avatars-dit", model="avatars-dit", sampler=Sampler("euler", 20), cfg=3.0,
+         others=(1.5, 6.0), labels=(0, 1), all_labels=range(8)),
     Case(name="digits-distilled-4", model="digits-distilled", sampler=Sampler("euler", 4),
          cfg=1.0),
 )
@@ -107,3 +110,8 @@ def batches(cells: Sequence[Cell], defaults: Inputs) -> Iterator[Chain]:
 
 def plain(case: Case) -> Cell:
     return Cell(case, middle(PLAIN), case.cfg)
+
+
+def ours(case: Case) -> Cell:
+    """Our defaults."""
+    return Cell(case, middle(OURS), case.cfg)

@@ -11,7 +11,8 @@ from benchmarks.chains import Chain, load
 from benchmarks.measures import Measure, vendi_score
 from benchmarks.models import MODELS
 from benchmarks.peers.methods import Inputs
-from benchmarks.peers.plan import FINAL, SEED_SETS, SWEPT, Case, Cell, other_cells, plain
+from benchmarks.peers.plan import (
+    FINAL, SEED_SETS, SWEPT, Case, Cell, other_cells, ours, plain)
 from benchmarks.peers.plan import swept_cells as swept
 
 POINTS = (16, 32, 64, 128, 256)  # where the curves over n are read
@@ -108,13 +109,13 @@ class Score:
 def score(measured: Measured, cell: Cell, count: int) -> Score | None:
     """None where the two have no chain in common. Plain is at the CFG people use, whatever the
     cell's, since CFG is one of the things compared."""
-    ours, base = (measured.cell(one, count) for one in (cell, plain(cell.case)))
-    over = sorted(ours.keys() & base.keys())
+    it, base = (measured.cell(one, count) for one in (cell, plain(cell.case)))
+    over = sorted(it.keys() & base.keys())
     if not over:
         return None
     return Score(cell,
-                 mean(ours[pair].at[count][D] / max(1, base[pair].at[count][D]) for pair in over),
-                 average(base, GOOD, count, over) - average(ours, GOOD, count, over))
+                 mean(it[pair].at[count][D] / max(1, base[pair].at[count][D]) for pair in over),
+                 average(base, GOOD, count, over) - average(it, GOOD, count, over))
 
 
 def scores(measured: Measured, case: Case, count: int = SWEPT) -> list[Score]:
@@ -123,16 +124,21 @@ def scores(measured: Measured, case: Case, count: int = SWEPT) -> list[Score]:
     return [one for one in found if one is not None]
 
 
-def best_cells(found: Sequence[Score]) -> list[Cell]:
-    """For each method its highest gain at a share of good images within two points of plain, then
-    its highest gain regardless, where that is another."""
+def best_cells(case: Case, found: Sequence[Score]) -> list[Cell]:
+    """Plain and our defaults; for each method its highest gain at a share of good images within
+    two points of plain; then its highest gain regardless, where that is another."""
     methods: dict[str, list[Score]] = {}
     for one in found:
         methods.setdefault(one.cell.setting.method, []).append(one)
     kept = [max((one for one in of_method if one.lost <= MOST_LOST), default=None, key=_gain)
             for of_method in methods.values()]
     any_quality = [max(of_method, key=_gain) for of_method in methods.values()]
-    return list(dict.fromkeys(one.cell for one in [*kept, *any_quality] if one is not None))
+    chosen = [one.cell for one in [*kept, *any_quality] if one is not None]
+    first: list[Cell] = []
+    for cell in [plain(case), ours(case), *chosen]:
+        if cell not in first:
+            first.append(cell)
+    return first
 
 
 def _gain(one: Score) -> float:
