@@ -19,6 +19,7 @@ from guidance.adm_checkpoint import ADM_HEADER, Schedule
 
 MODELS = Path(__file__).parent / "models"
 UNFINISHED = Path(__file__).parent / "unfinished"
+SAVED_EVERY = 500  # iterations
 
 Draw = Callable[[int], tuple[Tensor, Tensor | None, Tensor | None]]
 
@@ -100,7 +101,7 @@ def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: i
         losses.append(value.item())
         if i % 100 == 0:
             bar.set_postfix(loss=f"{mean(losses[-500:]):.4f}")
-        if (i + 1) % 500 == 0 or i + 1 == iterations:
+        if (i + 1) % SAVED_EVERY == 0 or i + 1 == iterations:
             spent = seconds + time.monotonic() - started
             torch.save({name: part.state_dict() for name, part in parts.items()}
                        | {"iteration": i + 1, "losses": losses, "seconds": spent}, checkpoint)

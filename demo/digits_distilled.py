@@ -31,29 +31,26 @@ def pairs(teacher: Path, count: int, file: Path, batch: int = 250) -> tuple[Tens
     """Images that the teacher draws with guidance, and the noise that leads straight to each.
 
     Returns images and noise, both `[count, 3, 16, 16]`, and labels `[count]`, evenly of all
-    classes: image + sigma * noise is, at the largest sigma, where the teacher began. Kept in
-    `file`, so that they are drawn once.
+    classes: image + sigma * noise is, at the largest sigma, where the teacher began. Each batch is
+    kept in `file`, so that they are drawn once.
     """
-    if not file.is_file():
-        model, config, schedule = load_model(teacher)
-        sigmas, steps = normal_sigmas(schedule, STEPS)
-        labels = torch.arange(count) % config.num_classes
-        images, noise = [], []
-        for number in trange(0, count, batch, desc="teacher's images"):
-            some = labels[number:number + batch]
-            start = torch.randn(len(some), 3, config.image_size, config.image_size,
-                                generator=torch.Generator().manual_seed(number))
-            start *= (1 + sigmas[0] ** 2).sqrt()
-            end = draw(model, start, some, sigmas, steps)
-            images.append(end)
-            noise.append((start - end) / sigmas[0])
+    model, config, schedule = load_model(teacher)
+    sigmas, steps = normal_sigmas(schedule, STEPS)
+    labels = torch.arange(count) % config.num_classes
+    shape = (config.in_channels, config.image_size, config.image_size)
+    kept = load_file(file) if file.is_file() else dict.fromkeys(
+        ("images", "noise"), torch.empty(0, *shape))
+    for first in trange(len(kept["images"]), count, batch, desc="teacher's images"):
+        some = labels[first:first + batch]
+        start = torch.randn(len(some), *shape, generator=torch.Generator().manual_seed(first))
+        start *= (1 + sigmas[0] ** 2).sqrt()
+        end = draw(model, start, some, sigmas, steps)
+        kept = {"images": torch.cat([kept["images"], end]),
+                "noise": torch.cat([kept["noise"], (start - end) / sigmas[0]])}
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".tmp")
-        save_file({"images": torch.cat(images), "noise": torch.cat(noise), "labels": labels},
-                  unfinished)
-        unfinished.replace(file)
-    kept = load_file(file)
-    return kept["images"], kept["noise"], kept["labels"]
+        save_file(kept, file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").replace(file)
+    return kept["images"][:count], kept["noise"][:count], labels
 
 
 def normal_sigmas(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,7 @@ def train_avatars() -> None:
                     f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=8000)
 
 
-def train_digits_distilled(count: int = 4000, iterations: int = 3000) -> None:
+def train_digits_distilled(count: int = 4000, iterations: int = 1500, batch: int = 64) -> None:
     """A student of `digits` that draws at CFG 1, and in a few steps, what its teacher does at CFG
     4: noise prediction on the straight lines from the teacher's noise to the teacher's images
     (reflow, 2209.03003; with a guided teacher as in 2309.06380)."""
@@ -101,7 +101,7 @@ def train_digits_distilled(count: int = 4000, iterations: int = 3000) -> None:
 
     train_diffusion("digits_distilled", replace(config, dropout=0.0), schedule,
                     f"{count} images of digits.safetensors, euler {STEPS}, CFG {CFG:g}", draw,
-                    iterations, start=teacher, learning_rate=5e-4)
+                    iterations, batch, start=teacher, learning_rate=5e-4)
 
 
 def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: int = 4000,
@@ -144,19 +144,25 @@ def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: 
     save_file(reader.state_dict(), READER_FILE, {f"held_out_{k}": v for k, v in named.items()})
 
 
-def train_avatars_dit(iterations: int = 6000, batch: int = 32, label_dropout: float = 0.1) -> None:
-    """Rectified flow (2209.03003) on faces whose attributes are their class, with the noise levels
-    of 2403.03206, section 3.1: the logit of t is normal."""
+def train_avatars_dit() -> None:
+    """Class-conditional DiT on drawn faces, built on the Flux class of a real ComfyUI."""
     InProcessHost(UNFINISHED / "avatars_dit")
+    train_dit()
+
+
+def train_dit(count: int = AVATARS_COUNT, iterations: int = 6000, batch: int = 32,
+              label_dropout: float = 0.1) -> None:
+    """Rectified flow (2209.03003) on faces whose attributes are their class, with the noise levels
+    of 2403.03206, section 3.1: the logit of t is normal. Needs a host in this process."""
     from demo import avatars_dit as dit
 
-    images, attributes = avatars(AVATARS_COUNT, seed=4, rates=EVEN)
+    images, attributes = avatars(count, seed=4, rates=EVEN)
     classes = dit.class_of(attributes)
     torch.manual_seed(0)
     model = dit.ClassDit().train()
 
     def loss() -> Tensor:
-        pick = torch.randint(len(images), (batch,))
+        pick = torch.randint(count, (batch,))
         label = classes[pick].masked_fill(torch.rand(batch) < label_dropout, dit.NO_CLASS)
         x0, noise = images[pick], torch.randn(batch, *images.shape[1:])
         t = torch.randn(batch).sigmoid()
@@ -169,7 +175,7 @@ def train_avatars_dit(iterations: int = 6000, batch: int = 32, label_dropout: fl
         train("avatars_dit", model, loss, iterations, dit.DIT_HEADER,
               {"config": dit.FLUX, "schedule": {"shift": 0.0}, "size": AVATARS_SIZE,
                "classes": dit.CLASSES,
-               "data": f"{AVATARS_COUNT} faces of demo/avatars.py, seed 4, each attribute in half"},
+               "data": f"{count} faces of demo/avatars.py, seed 4, each attribute in half"},
               {"batch": batch, "label_dropout": label_dropout})
 
 
