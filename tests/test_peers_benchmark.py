@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
 from benchmarks import chains
-from benchmarks.chains import Chain, Sampler, code_hash, draw, guidance_defaults, is_drawn
+from benchmarks.avatars_dit_measure import AvatarsDitMeasure, attributes_of
+from benchmarks.chains import Chain, Drawn, Sampler, code_hash, draw, guidance_defaults, is_drawn
 from benchmarks.models import DIGITS
 from benchmarks.peers import cads, conditioning_noise, divin, diversity_boost
-from benchmarks.peers import particle_guidance, procreate, sparke
+from benchmarks.peers import particle_guidance, procreate, report, sparke
 from benchmarks.peers.bank import Bank, with_mates
 from benchmarks.peers.command import chains_of, draw_and_save
 from benchmarks.peers.hooks import Step, as_if_moved
 from benchmarks.peers.methods import METHODS, OURS, PLAIN, middle
 from benchmarks.peers.node import NODE, PEERS, TSR_NODE, register
-from benchmarks.peers.plan import CASES, SWEPT, Case, Cell
+from benchmarks.peers.plan import CASES, FINAL, SWEPT, Case, Cell, ours
+from benchmarks.peers.plan import plain as plain_cell
+from benchmarks.peers.rows import Measured, best_cells, scores
+from demo.avatars import avatars
+from demo.data import digits
 
 EULER = Sampler("euler", 4)
 
@@ -238,3 +244,67 @@ def test_every_case_sweeps_every_method_and_the_digits_stay_affordable():
     assert METHODS["tsr"][1].patches == ((TSR_NODE, {"tsr_k": 0.95, "tsr_sigma": 1.0}),)
     assert set(METHODS) >= set(PEERS)
     assert conditioning_noise.SHARE == 0.5
+
+
+def test_best_settings_and_report(work, monkeypatch, tmp_path):
+    """Plain: 32 different threes, twice; ours and CADS: 64 different ones, but half of those of
+    CADS at strength .25 are noise; particle guidance: 48 different ones."""
+    case = CASES[0]
+    monkeypatch.setattr(report, "CASES", (case,))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path)
+    images, labels = digits()
+    noise = values(32, 3, 16, 16)
+    measured = Measured({"radius": 0.15})
+    quiet, default = METHODS["cads"][:2]
+    particles = middle("particle guidance")
+
+    def save(cell: Cell, label: int, images: torch.Tensor, count: int = SWEPT) -> None:
+        Drawn(images, torch.ones(len(images)), "code").save(
+            cell.chain(measured.defaults, label, count))
+
+    for label in (3, 8):
+        real = images[labels == label][:64]
+        save(plain_cell(case), label, real[:32].repeat(2, 1, 1, 1))
+        save(ours(case), label, real)
+        save(Cell(case, quiet, 3.0), label, real[:40].repeat(2, 1, 1, 1)[:64])
+        save(Cell(case, default, 3.0), label, torch.cat([real[:32], noise]))
+        save(Cell(case, particles, 3.0), label, torch.cat([real[:48], real[:16]]))
+        batch = ours(case).batches(measured.defaults, label)
+        Drawn(real[:40].repeat(2, 1, 1, 1), torch.ones(20), "code").save(batch)
+    found = scores(measured, case)
+    assert {(one.cell.setting.method, one.cell.setting.strength) for one in found} == {
+        (PLAIN, None), (OURS, None), ("cads", 0.1), ("cads", 0.25), ("particle guidance", 0.06)}
+    lost = {(one.cell.setting.method, one.cell.setting.strength): one.lost for one in found}
+    assert lost[OURS, None] == pytest.approx(0, abs=0.05)
+    assert lost["cads", 0.25] == pytest.approx(0.5, abs=0.05)
+    best = best_cells(case, found)
+    assert best[:2] == [plain_cell(case), ours(case)] and Cell(case, quiet, 3.0) in best
+    report.write_report(measured)
+    summary = json.loads((tmp_path / "peers.json").read_text())["summary"]
+    assert summary["digits_images"] == SWEPT and summary["digits_chains"] == 2
+    assert summary["digits_best_peer"] == "particle guidance 0.06, CFG 3"
+    assert (summary["digits_distinct_ours"] > summary["digits_distinct_best_peer"]
+            > summary["digits_distinct_plain"])
+    assert summary["digits_batch_vendi_ours"] > 1
+    assert summary["digits_batch_vendi_best_peer"] is None
+    assert "| ours, CFG 3 | 2 |" in (tmp_path / "peers.md").read_text()
+    assert (tmp_path / "peers.png").stat().st_size > 10_000
+
+    long = images[labels == 3][:64].repeat(4, 1, 1, 1)
+    for cell in best:
+        save(cell, 3, long, FINAL)
+    report.write_report(measured)
+    summary = json.loads((tmp_path / "peers.json").read_text())["summary"]
+    assert summary["digits_images"] == FINAL and summary["digits_chains"] == 1
+
+
+def test_measure_of_faces():
+    measure = AvatarsDitMeasure(real=60)
+    hats = avatars(8, seed=9, rates={"glasses": 0.0, "hat": 1.0, "side": 0.0})[0]
+    assert attributes_of(2) == [False, True, False]
+    assert measure.hits(hats, 2).all() and not measure.hits(hats, 0).any()
+    assert measure.good(hats, 2).sum() >= 4
+    assert not measure.good(values(8, 3, 24, 24), 2).any()
+    figures = measure.summary(hats, 2)
+    assert 1 <= figures["distinct_good"] <= 8 and figures["vendi"] > 1

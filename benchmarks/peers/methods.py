@@ -28,6 +28,9 @@ class Setting:
     patches: Patches = ()
     cfg: float | None = None
 
+    def __hash__(self) -> int:
+        return hash((self.method, self.strength, self.cfg))
+
     @property
     def is_ours(self) -> bool:
         return self.method.startswith(OURS)
@@ -69,7 +72,7 @@ STRENGTHS = {
     "cads": (0.1, 0.25, 0.5),
     "conditioning noise": (0.1, 0.5, 1.5),
     "diversity boost": (1.0, 2.0, 3.0),
-    "divin": (0.2, 0.6, 2.0),
+    "divin": (0.6, 6.0, 60.0),
     "interval cfg": (1.6, 2.9, 5.42),
     "particle guidance": (0.02, 0.06, 0.2),
     "procreate": (50.0, 100.0, 250.0),

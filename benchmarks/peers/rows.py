@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from benchmarks.chains import Chain, load
 from benchmarks.measures import Measure, vendi_score
@@ -98,11 +98,12 @@ def average(found: dict[Pair, Figures], figure: str, n: int, over: Iterable[Pair
 
 @dataclass(frozen=True)
 class Score:
-    """A cell beside plain chains of the same classes and seeds. gain: mean ratio of D(n); lost:
-    how much the share of good images is lower."""
+    """A cell beside plain chains of the same classes and seeds. gain: mean ratio of D(n), spread:
+    its standard deviation; lost: how much the share of good images is lower."""
 
     cell: Cell
     gain: float
+    spread: float
     lost: float
 
 
@@ -113,8 +114,8 @@ def score(measured: Measured, cell: Cell, count: int) -> Score | None:
     over = sorted(it.keys() & base.keys())
     if not over:
         return None
-    return Score(cell,
-                 mean(it[pair].at[count][D] / max(1, base[pair].at[count][D]) for pair in over),
+    ratios = [it[pair].at[count][D] / max(1, base[pair].at[count][D]) for pair in over]
+    return Score(cell, mean(ratios), stdev(ratios) if len(ratios) > 1 else 0.0,
                  average(base, GOOD, count, over) - average(it, GOOD, count, over))
 
 
