@@ -201,5 +201,7 @@ def start_host(folder: Path, threads: int) -> InProcessHost:
 
 
 def guidance_defaults(host: InProcessHost) -> dict[str, Any]:
-    """The widgets of Novelty Guidance with the values that the page gives them."""
-    return widget_defaults(host.pack_nodes[GUIDANCE_NODE].GET_NODE_INFO_V1())
+    """The widgets of Novelty Guidance with the values that the page gives them, but for what is of
+    use to space vision alone."""
+    values = widget_defaults(host.pack_nodes[GUIDANCE_NODE].GET_NODE_INFO_V1())
+    return {name: value for name, value in values.items() if not name.startswith("vision_")}
