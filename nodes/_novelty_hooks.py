@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ from ._sampling_hooks import SHARED, running, unfit
 from ._vision_encoder import vision_space
 
 KEY = "uncommon.novelty"
+# What start_percent 0 means in space vision: before it the decoded x0-hat is a blur, whose
+# embedding says nothing of the image to come (docs/novelty.md).
+VISION_START = 0.2
 Space = LatentSpace | FeatureSpace | VisionSpace
 log = logging.getLogger("uncommon")
 
@@ -236,6 +239,9 @@ class NoveltyHooks:
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(options.end_percent)))
         if isinstance(space, VisionSpace):
+            if options.start_percent == 0:
+                settings = replace(settings, sigma_start=float(
+                    sampling.percent_to_sigma(VISION_START)))
             return VisionRun(space, repulsion, settings, StepWindow(
                 schedule=tuple(sigmas.tolist()), every=options.vision_every_n_steps,
                 sigma_start=settings.sigma_start, sigma_end=settings.sigma_end))

@@ -32,7 +32,9 @@ class NoveltyGuidance(io.ComfyNode):
                             "above 1 break images."),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
-                    tooltip="Where in the denoising the pushing begins; 0 is pure noise."),
+                    tooltip="Where in the denoising the pushing begins; 0 is pure noise. With a "
+                            "memory of space vision 0 stands for 0.2: a vision model sees nothing "
+                            "before."),
                 io.Float.Input(
                     "end_percent", default=0.9, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the denoising the pushing ends; 1 is the finished image."),

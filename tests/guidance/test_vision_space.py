@@ -195,13 +195,29 @@ def test_gradients_at_every_nth_step(every, gradients, evaluations):
     assert evaluations == 2 or expected == gradients
     figures = run.figures()
     assert figures.gradients == expected and 0 < figures.gradient_share < 1
-    assert figures.evaluations == 5 * evaluations - 1  # those in between are pushed as well
-    assert figures.pushed > 0.5
+    assert figures.evaluations == 5 * evaluations - 1
+
+
+def test_steps_in_between_go_on_with_the_last_push():
+    space, asked = Counted(), []
+    run = start(known(0.6 * noise(1) + 0.1 * noise(1, seed=1)), space=space, every=9)
+    for sigma in SCHEDULE[:-1]:
+        level = NoiseLevel.variance_exploding(torch.full((1,), sigma))
+        run.denoise(lambda x: asked.append(x) or 0.9 * x, noise(1), level.noise, level)
+    assert len(space.at) == 1
+    assert torch.equal(asked[0], noise(1))
+    shifts = [x - noise(1) for x in asked[1:]]
+    alike = torch.stack([torch.nn.functional.normalize(shift.flatten(), dim=0) for shift in shifts])
+    assert torch.allclose(alike, alike[:1].expand_as(alike), atol=1e-4)
+    limits = [0.3 * float((noise(1) - 0.9 * x).norm()) for x in asked[:-1]]
+    for shift, most in zip(shifts, limits, strict=True):
+        assert 0 < float(shift.norm()) <= most * 1.001
 
 
 def test_outside_the_window_nothing_is_computed():
     space, x = Counted(), noise(1)
-    run = start(known(0.6 * x + 0.1 * noise(1, seed=1)), space=space, sigma_start=2.5, sigma_end=0.7)
+    run = start(known(0.6 * x + 0.1 * noise(1, seed=1)), space=space, sigma_start=2.5,
+                sigma_end=0.7)
     answers, plain = draw(run, x), draw(start(), x)
     assert len(space.at) == 2
     assert all(torch.equal(a, b) for a, b in zip(answers[:2], plain[:2], strict=True))

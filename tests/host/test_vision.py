@@ -158,7 +158,8 @@ def test_latents_are_decoded_with_a_gradient(fresh_host, encoder_of, made, scale
 # file for ViT-L; here these are small, and all else is as it is.
 DEEP = CLIP | {"num_hidden_layers": 24, "patch_size": 16}
 FILES = {"small": 0, "other": 1}
-GUIDANCE = {"clip_vision": ["vision", 0], "vae": ["vae", 0], "radius": 0.15}
+GUIDANCE = {"clip_vision": ["vision", 0], "vae": ["vae", 0], "radius": 0.15,
+            "start_percent": 0.01}
 
 
 @pytest.fixture
@@ -230,8 +231,11 @@ def test_the_same_seed_gives_another_picture_and_the_node_tells_its_cost(run, me
     assert memory.log.feature_space.startswith("vision/1/clip_vision_model/")
     assert [e.embedding.norm().item() for e in memory.log.samples()] == pytest.approx([0.3, 0.3])
     assert nearest(memory) > 0
-    _, text = run(seed=3, guidance={"vision_every_n_steps": 1})
+    every = {"vision_every_n_steps": 1}
+    _, text = run(seed=3, guidance=every)
     assert "Gradients through the vision model: 5, in " in text  # the first has no step before it
+    _, text = run(seed=3, guidance=every | {"start_percent": 0.0})
+    assert "Gradients through the vision model: 4, in " in text  # from .2 on
 
 
 def test_neutral_is_identical(fresh_host, novelty_graph, run, memory):
