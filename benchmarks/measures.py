@@ -52,25 +52,33 @@ class Measure(ABC):
         """Images `[batch, 3, size, size]` in [-1, 1] -> `[batch, dim]`."""
 
     @abstractmethod
+    def hits_of(self, features: Tensor, label: int) -> Tensor:
+        """Features `[batch, dim]` -> `[batch]` bool: judged to be the asked class."""
+
     def hits(self, images: Tensor, label: int) -> Tensor:
         """`[batch]` bool: judged to be the asked class."""
+        return self.hits_of(self.features(images), label)
 
-    @torch.inference_mode()
     def good(self, images: Tensor, label: int) -> Tensor:
         """`[batch]` bool: within the real manifold and judged to be the asked class."""
+        return self._good(self.features(images), label)
+
+    def _good(self, features: Tensor, label: int) -> Tensor:
         centres, radius = self.manifold(label)
-        inside = (torch.cdist(self.features(images), centres) <= radius).any(dim=1)
-        return inside & self.hits(images, label)
+        inside = (torch.cdist(features, centres) <= radius).any(dim=1)
+        return inside & self.hits_of(features, label)
 
     def distinct_good(self, images: Tensor, label: int, scale: float = 1.0) -> Tensor:
         """D(1) ... D(n), `[batch]`: how many of the first n images are good and at least
         `scale * tau` away from every good image kept before them."""
-        features, good = self.features(images), self.good(images, label)
-        distance = torch.cdist(features, features)
+        return self._distinct_good(self.features(images), label, scale)
+
+    def _distinct_good(self, features: Tensor, label: int, scale: float = 1.0) -> Tensor:
+        near = torch.cdist(features, features) < scale * self.tau(label)
         kept: list[int] = []
         counts = []
-        for i, is_good in enumerate(good.tolist()):
-            if is_good and bool((distance[i, kept] >= scale * self.tau(label)).all()):
+        for i, is_good in enumerate(self._good(features, label).tolist()):
+            if is_good and not bool(near[i, kept].any()):
                 kept.append(i)
             counts.append(len(kept))
         return torch.tensor(counts)
@@ -79,16 +87,16 @@ class Measure(ABC):
         """The figures of one set of one class, images in the order they came."""
         features = self.features(images)
         real = self.real_of(label)
-        hits = self.hits(images, label)
+        hits = self.hits_of(features, label)
         nearest = torch.cdist(features, features).fill_diagonal_(float("inf"))
         later = torch.ones(len(features), len(features)).triu().bool()
         history = nearest.masked_fill(later, float("inf"))
         with contextlib.redirect_stdout(None):  # prdc prints what it counts
             figures = compute_prdc(real.numpy(), features.numpy(), nearest_k=MANIFOLD_K)
         return {
-            "distinct_good": int(self.distinct_good(images, label)[-1]),
-            "distinct_good_1.3tau": int(self.distinct_good(images, label, 1.3)[-1]),
-            "good": self.good(images, label).float().mean().item(),
+            "distinct_good": int(self._distinct_good(features, label)[-1]),
+            "distinct_good_1.3tau": int(self._distinct_good(features, label, 1.3)[-1]),
+            "good": self._good(features, label).float().mean().item(),
             "class_accuracy": hits.float().mean().item(),
             **{name: float(value) for name, value in figures.items()},
             "vendi": vendi_score(features),
@@ -127,8 +135,8 @@ class DigitsMeasure(Measure):
         return self.real.tau[label]
 
     @torch.inference_mode()
-    def hits(self, images: Tensor, label: int) -> Tensor:
-        return self.judge.head(self.features(images)).argmax(dim=1) == label
+    def hits_of(self, features: Tensor, label: int) -> Tensor:
+        return self.judge.head(features).argmax(dim=1) == label
 
 
 def vendi_score(features: Tensor) -> float:

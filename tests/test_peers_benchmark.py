@@ -308,3 +308,7 @@ def test_measure_of_faces():
     assert not measure.good(values(8, 3, 24, 24), 2).any()
     figures = measure.summary(hats, 2)
     assert 1 <= figures["distinct_good"] <= 8 and figures["vendi"] > 1
+    reader = measure.reader
+    faces = torch.cat([hats, values(8, 3, 24, 24).clamp(-1, 1)])
+    expected = (reader.read(faces) == torch.tensor([False, True, False])).all(dim=1)
+    assert torch.equal(measure.hits(faces, 2), expected & reader.is_intact(faces))

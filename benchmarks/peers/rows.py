@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks.chains import Chain, load
+from benchmarks.chains import Chain, Drawn, load
 from benchmarks.measures import Measure, vendi_score
 from benchmarks.models import MODELS
 from benchmarks.peers.methods import Inputs
@@ -47,7 +47,7 @@ class Measured:
     def __init__(self, defaults: Inputs):
         self.defaults = defaults
         self._measures: dict[str, Measure] = {}
-        self._known: dict[tuple[Path, int], Figures] = {}
+        self._known: dict[tuple[Path, int, int], Figures | None] = {}
 
     def measure(self, model: str) -> Measure:
         if model not in self._measures:
@@ -56,17 +56,19 @@ class Measured:
 
     def chain(self, chain: Chain) -> Figures | None:
         """None if it is not drawn to its whole length."""
-        drawn = load(chain)
+        file = chain.file
+        key = (file, file.stat().st_mtime_ns if file.is_file() else 0, chain.count)
+        if key not in self._known:
+            self._known[key] = self._figures(chain, load(chain))
+        return self._known[key]
+
+    def _figures(self, chain: Chain, drawn: Drawn | None) -> Figures | None:
         if drawn is None or len(drawn.images) < chain.count:
             return None
-        key = chain.file, len(drawn.images)
-        if key not in self._known:
-            measure = self.measure(chain.model)
-            self._known[key] = Figures(
-                {n: measure.summary(drawn.images[:n], chain.label)
-                 for n in POINTS if n <= len(drawn.images)},
-                drawn.seconds.median().item() / chain.batch, drawn.code)
-        return self._known[key]
+        measure = self.measure(chain.model)
+        return Figures({n: measure.summary(drawn.images[:n], chain.label)
+                        for n in POINTS if n <= chain.count},
+                       drawn.seconds.median().item() / chain.batch, drawn.code)
 
     def cell(self, cell: Cell, count: int) -> dict[Pair, Figures]:
         """What is drawn of a cell with so many images."""
