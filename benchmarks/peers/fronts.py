@@ -12,7 +12,8 @@ from benchmarks.peers.plan import plain
 from benchmarks.peers.rows import MOST_LOST, Score
 
 PALETTE = ("black", "tab:blue", "tab:red", "tab:orange", "tab:olive", "tab:brown", "tab:pink",
-           "tab:purple", "0.55", "gold", "tab:green", "tab:gray", "navy", "tab:cyan", "dodgerblue")
+           "tab:purple", "0.55", "gold", "tab:green", "lime", "navy", "tab:cyan", "dodgerblue")
+MOST_SHOWN = 25  # points of good images that a setting in view may lose
 COLOURS = dict(zip(METHODS, PALETTE, strict=False))
 
 
@@ -52,6 +53,7 @@ def _draw(panel, one) -> None:
                 panel.errorbar(-100 * score.lost, score.gain, yerr=score.spread, fmt="*",
                                color=COLOURS[score.cell.setting.method], markersize=13,
                                capsize=3)
+    panel.set_xlim(left=max(-MOST_SHOWN, panel.get_xlim()[0]))
     panel.axvspan(-100 * MOST_LOST, panel.get_xlim()[1], color="tab:green", alpha=0.06)
     panel.axhline(1, color="0.7", linewidth=0.8)
     panel.set(title=f"{one.case.name}, {one.case.sampler}, CFG {one.case.cfg:g}",
