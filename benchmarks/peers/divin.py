@@ -8,10 +8,11 @@ short that tau .6 is lost in xi, so .6 is the lowest of the sweep.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.peers.hooks import Peer
 
@@ -29,6 +30,19 @@ def gap_gradient(gap: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         at = noise.clone().requires_grad_()
         return torch.autograd.grad(gap(at).flatten(1).norm(dim=1).sum(), at)[0]
+
+
+@contextmanager
+def norms_on_copies(net: nn.Module) -> Iterator[None]:
+    """Within, layer norms keep a copy of what they are given: the host's Flux then changes it in
+    place, and no gradient would come back."""
+    hooks = [module.register_forward_pre_hook(lambda _, given: (given[0].clone(), *given[1:]))
+             for module in net.modules() if isinstance(module, nn.LayerNorm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class DivIn(Peer):
@@ -56,7 +70,7 @@ class DivIn(Peer):
         before = comfy.model_management.in_training
         comfy.model_management.in_training = True  # the host's operations that have a gradient
         try:
-            with ordinary_weights(inner.diffusion_model):
+            with ordinary_weights(inner.diffusion_model), norms_on_copies(inner.diffusion_model):
                 gradient = gap_gradient(gap, ordinary(noise))
         finally:
             comfy.model_management.in_training = before

@@ -26,7 +26,8 @@ Class: share of images of the asked class. Recall: Kynkäänniemi et al.; covera
 k = 5. To history: mean distance to the nearest image before. All in features of an independent
 judge. In the plot, lines go over the strengths swept, hollow marks are at other CFGs, stars are the
 best settings' long chains with their standard deviation, and green is within two points of plain;
-what loses more than 25 points is out of view. The peers' banks were not lost when the memory was reopened half-way.
+what loses more than 25 points is out of view. The peers' banks were not lost when the memory was
+reopened half-way.
 """
 
 
