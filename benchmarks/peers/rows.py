@@ -129,19 +129,17 @@ def scores(measured: Measured, case: Case, count: int = SWEPT) -> list[Score]:
 
 def best_cells(case: Case, found: Sequence[Score]) -> list[Cell]:
     """Plain and our defaults; for each method its highest gain at a share of good images within
-    two points of plain; then its highest gain regardless, where that is another."""
+    two points of plain, the highest of all first; then its highest gain regardless, where that is
+    another."""
     methods: dict[str, list[Score]] = {}
     for one in found:
         methods.setdefault(one.cell.setting.method, []).append(one)
-    kept = [max((one for one in of_method if one.lost <= MOST_LOST), default=None, key=_gain)
-            for of_method in methods.values()]
-    any_quality = [max(of_method, key=_gain) for of_method in methods.values()]
-    chosen = [one.cell for one in [*kept, *any_quality] if one is not None]
-    first: list[Cell] = []
-    for cell in [plain(case), ours(case), *chosen]:
-        if cell not in first:
-            first.append(cell)
-    return first
+    fair = ([one for one in of_method if one.lost <= MOST_LOST] for of_method in methods.values())
+    kept, any_quality = (
+        sorted((max(of_method, key=_gain) for of_method in groups if of_method), key=_gain,
+               reverse=True) for groups in (fair, methods.values()))
+    cells = [plain(case), ours(case), *(one.cell for one in (*kept, *any_quality))]
+    return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
 
 
 def _gain(one: Score) -> float:
