@@ -2,8 +2,9 @@
 
 2606.02453: one Langevin step of x_T under the energy tau |x0-hat(c) - x0-hat(0)| + |x_T|^2 / 2:
 x_T - eta (tau grad |x0-hat(c) - x0-hat(0)| + x_T) + sqrt(2 eta) xi. Authors' setting for Stable
-Diffusion 1: eta .05, tau .6; for Stable Diffusion 3: .01 and .1. On small models the gradient is so
-short that tau .6 is lost in xi, so .6 is the lowest of the sweep.
+Diffusion 1: eta .05, tau .6; for Stable Diffusion 3: .01 and .1. How long the gradient is depends
+on the model: with the digits and the DiT tau .6 is lost in xi, with the distilled student it moves
+the noise far; so tau is swept from .1 to 60.
 """
 
 from __future__ import annotations

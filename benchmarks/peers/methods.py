@@ -73,7 +73,7 @@ STRENGTHS = {
     "cads": (0.1, 0.25, 0.5),
     "conditioning noise": (0.1, 0.5, 1.5),
     "diversity boost": (1.0, 2.0, 4.0),
-    "divin": (0.6, 6.0, 60.0),
+    "divin": (0.1, 0.6, 6.0, 60.0),
     "interval cfg": (1.6, 2.9, 5.42),
     "particle guidance": (0.01, 0.03, 0.1),
     "procreate": (100.0, 250.0, 1000.0),
