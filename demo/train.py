@@ -87,7 +87,7 @@ def train_avatars() -> None:
                     f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=8000)
 
 
-def train_digits_distilled(count: int = 4000, iterations: int = 1500, batch: int = 64) -> None:
+def train_digits_distilled(count: int = 4000, iterations: int = 2000, batch: int = 64) -> None:
     """A student of `digits` that draws at CFG 1, and in a few steps, what its teacher does at CFG
     4: noise prediction on the straight lines from the teacher's noise to the teacher's images
     (reflow, 2209.03003; with a guided teacher as in 2309.06380)."""
