@@ -26,6 +26,10 @@ KINDS = {
     "dinov2": {"model_type": "dinov2", "hidden_size": 32, "patch_size": 14, "image_size": 28,
                "num_attention_heads": 2, "num_hidden_layers": 2, "layer_norm_eps": 1e-6,
                "use_swiglu_ffn": False},
+    "dinov3": {"model_type": "dinov3", "hidden_size": 32, "patch_size": 16, "image_size": 32,
+               "num_attention_heads": 2, "num_hidden_layers": 2, "num_register_tokens": 1,
+               "intermediate_size": 64, "layer_norm_eps": 1e-5, "num_channels": 3,
+               "rope_theta": 100.0, "use_gated_mlp": True, "gated_mlp_act": "silu"},
 }
 
 
@@ -99,8 +103,9 @@ def pictures(batch: int = 2, seed: int = 0) -> Tensor:
     return 0.6 * torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dinov3"])
 def test_sees_what_the_host_sees(digits, encoder_of, kind):
+    """Of DINOv3 the host's own encode_image fails, for want of a layer that it asks for."""
     vision, vae = vision_model(kind), pixel_vae()
     x0 = pictures(3)
     with torch.inference_mode():
@@ -232,10 +237,10 @@ def test_the_same_seed_gives_another_picture_and_the_node_tells_its_cost(run, me
     assert [e.embedding.norm().item() for e in memory.log.samples()] == pytest.approx([0.3, 0.3])
     assert nearest(memory) > 0
     every = {"vision_every_n_steps": 1}
-    _, text = run(seed=3, guidance=every)
-    assert "Gradients through the vision model: 5, in " in text  # the first has no step before it
-    _, text = run(seed=3, guidance=every | {"start_percent": 0.0})
-    assert "Gradients through the vision model: 4, in " in text  # from .2 on
+    _, text = run(seed=3, steps=12, guidance=every)
+    assert "Gradients through the vision model: 11, in " in text  # the first has no step before it
+    _, text = run(seed=3, steps=12, guidance=every | {"start_percent": 0.0})
+    assert "Gradients through the vision model: 9, in " in text  # from .2 on
 
 
 def test_neutral_is_identical(fresh_host, novelty_graph, run, memory):
