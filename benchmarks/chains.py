@@ -30,6 +30,7 @@ GUIDING = ("guidance/latent_space", "guidance/limiter", "guidance/noise_level", 
            "guidance/repulsion", "nodes/_late_cfg", "nodes/_novelty_hooks")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 PEERS = ROOT / "benchmarks" / "peers"
+REPORTING = ("command", "fronts", "methods", "plan", "report", "rows")  # they draw nothing
 BANK = "bank"  # a patch's input that names what it keeps from one queue item to the next
 ALWAYS = ("seeds", "count", "guidance")  # part of a chain's file name also where not given
 
@@ -125,7 +126,7 @@ def code_hash(patches: Sequence = ()) -> str:
     """Of the code that decides how images are pushed; a change of it is told, not redone."""
     files = [ROOT / f"{name}.py" for name in GUIDING]
     if patches:
-        files += sorted(PEERS.glob("*.py"))
+        files += sorted(file for file in PEERS.glob("*.py") if file.stem not in REPORTING)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

@@ -16,7 +16,7 @@ from benchmarks.peers import cads, conditioning_noise, divin, diversity_boost
 from benchmarks.peers import particle_guidance, procreate, report, sparke
 from benchmarks.peers.bank import Bank, with_mates
 from benchmarks.peers.command import chains_of, draw_and_save
-from benchmarks.peers.hooks import Step, as_if_moved
+from benchmarks.peers.hooks import Run, Step, as_if_moved
 from benchmarks.peers.methods import METHODS, OURS, PLAIN, middle
 from benchmarks.peers.node import NODE, PEERS, TSR_NODE, register
 from benchmarks.peers.plan import CASES, FINAL, SWEPT, Case, Cell, ours
@@ -105,6 +105,14 @@ def test_diversity_boost_turns_low_frequencies_only():
     same = diversity_boost.composed(image, image, 2.0)
     torch.testing.assert_close(torch.fft.fft2(same), torch.fft.fft2(image) * share, atol=1e-3,
                                rtol=0)
+
+
+def test_noise_of_a_peer_is_not_that_of_the_image():
+    seed, like = 3, torch.zeros(1, 3, 16, 16)
+    image = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
+    own = Run.of([1.0, 0.0], seed).noise(like)
+    assert abs((image * own).mean()) < 0.1
+    assert torch.equal(own, Run.of([1.0, 0.0], seed).noise(like))
 
 
 def test_an_euler_step_ends_where_it_would_from_the_moved_latent():

@@ -11,7 +11,9 @@ from torch import Tensor
 from benchmarks.peers.bank import Bank
 
 KEY = "benchmark.peer"
-OTHER_SEEDS = 2 ** 32  # so that no peer draws the very noise that an image starts from
+# So that no peer draws the very noise that an image starts from. Torch's generators on the CPU
+# take a seed modulo 2 ** 32.
+OTHER_SEEDS = 2 ** 31
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Run:
     generator: torch.Generator
     step: Step | None = None
     noisy: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sigmas: list[float], seed: int | None) -> Run:
+        """With noise of its own for each seed of an image."""
+        return cls(sigmas, torch.Generator().manual_seed(OTHER_SEEDS + (seed or 0)))
 
     def noise(self, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of a tensor; the host's random state is untouched."""
@@ -102,8 +109,7 @@ class Peer:
 
     def _outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None,
                       callback=None, disable_pbar=False, seed=None, latent_shapes=None):
-        self.run = Run(sigmas.tolist(),
-                       torch.Generator().manual_seed(OTHER_SEEDS + (seed or 0)))
+        self.run = Run.of(sigmas.tolist(), seed)
         try:
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
                               disable_pbar, seed, latent_shapes=latent_shapes)
