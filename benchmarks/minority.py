@@ -37,7 +37,7 @@ from demo.workflow import widget_defaults
 Defaults = dict[str, dict[str, Any]]
 """The widgets of each of the three nodes with the values that the page gives them."""
 
-SAMPLERS = (("dpmpp_2m", "karras", STEPS, 1000), ("euler", "normal", STEPS, 1000),
+SAMPLERS = (("heun", "karras", STEPS, 1000), ("dpmpp_2m", "karras", STEPS, 1000), ("euler", "normal", STEPS, 1000),
             ("euler_ancestral", "normal", 250, COMPARED))
 SCALES = (1.0, 2.0, 4.0, 8.0)
 OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
