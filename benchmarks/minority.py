@@ -37,8 +37,8 @@ from demo.workflow import widget_defaults
 Defaults = dict[str, dict[str, Any]]
 """The widgets of each of the three nodes with the values that the page gives them."""
 
-SAMPLERS = (("heun", "karras", STEPS, 1000), ("dpmpp_2m", "karras", STEPS, 1000), ("euler", "normal", STEPS, 1000),
-            ("euler_ancestral", "normal", 250, COMPARED))
+SAMPLERS = (("heun", "karras", STEPS, 1000), ("dpmpp_2m", "karras", STEPS, 1000),
+            ("euler", "normal", STEPS, 1000), ("euler_ancestral", "normal", 250, COMPARED))
 SCALES = (1.0, 2.0, 4.0, 8.0)
 OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
     "2 classes": ClassifierRecipe(classes=2),
