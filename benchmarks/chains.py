@@ -25,12 +25,14 @@ from dev import ROOT
 WORK = ROOT / "benchmarks" / "work"
 MODEL = MODELS[DIGITS].file
 GUIDANCE_NODE = "UncommonNoveltyGuidance"
-GUIDING = ("guidance/latent_space", "guidance/limiter", "guidance/noise_level", "guidance/novelty",
-           "guidance/novelty_memory", "guidance/novelty_net", "guidance/prompt",
-           "guidance/repulsion", "nodes/_late_cfg", "nodes/_novelty_hooks")
+GUIDING = ("guidance/early_push", "guidance/latent_space", "guidance/limiter",
+           "guidance/noise_level", "guidance/novelty", "guidance/novelty_memory",
+           "guidance/novelty_net", "guidance/prompt", "guidance/repulsion", "nodes/_late_cfg",
+           "nodes/_novelty_hooks")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 PEERS = ROOT / "benchmarks" / "peers"
 REPORTING = ("command", "fronts", "methods", "plan", "report", "rows")  # they draw nothing
+EARLY = "early_push"
 BANK = "bank"  # a patch's input that names what it keeps from one queue item to the next
 ALWAYS = ("seeds", "count", "guidance")  # part of a chain's file name also where not given
 
@@ -74,11 +76,19 @@ class Chain:
         return self.guidance is not None or any(inputs.get(BANK) for _, inputs in self.patches)
 
     @property
+    def _early(self) -> bool:
+        """Whether the guidance's early_push, at auto, has any effect."""
+        return self.cfg == 1 and self.guidance["repulsion"] != "ball" and self.memory is None
+
+    @property
     def file(self) -> Path:
         """Where the images go. It depends on the model, and on everything but the count."""
         values = asdict(replace(self, count=0))
         settings = {one.name: values[one.name] for one in fields(self)
                     if one.name in ALWAYS or getattr(self, one.name) != one.default}
+        if self.guidance is not None and not self._early:
+            settings["guidance"] = {name: value for name, value in self.guidance.items()
+                                    if name != EARLY}
         settings["model"] = MODELS[self.model].hash
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return WORK / "novelty" / f"class{self.label}-{digest[:16]}.npz"

@@ -16,13 +16,16 @@ class Evaluation:
     """All `[batch, ...]`, None where there is none yet.
 
     x: where the sampler asks; plain: x0-hat that the model answered, before any push of x0-hat;
-    previous: x0-hat that the sampler got at the evaluation before, with all pushes.
+    previous: x0-hat that the sampler got at the evaluation before, with all pushes; looking:
+    whether the model is only looked at, and nobody pushes.
     """
 
     def __init__(self) -> None:
         self.x: Tensor | None = None
         self.plain: Tensor | None = None
         self.previous: Tensor | None = None
+        self.looking = False
+        self._seen: Tensor | None = None
 
     def run(self, x: Tensor, guided: Callable[[], Tensor]) -> Tensor:
         """What `guided` gives at x; the outermost of those that guide tells where that is."""
@@ -35,7 +38,17 @@ class Evaluation:
             self.previous = guided()
             return self.previous
         finally:
-            self.x = self.plain = None
+            self.x = self.plain = self._seen = None
+
+    def looked(self, model: Callable[[Tensor], Tensor]) -> Tensor:
+        """x0-hat without any push, asked before the evaluation proper, once for all."""
+        if self._seen is None:
+            self.looking = True
+            try:
+                self._seen = model(self.x)
+            finally:
+                self.looking, self.plain = False, None
+        return self._seen
 
     def answered(self, denoised: Tensor) -> Tensor:
         """The same; the innermost of those that guide tells what the model itself answered."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .early_push import early_gain, turned
 from .evaluation import Evaluation
 from .feature_space import FeatureSpace
 from .latent_space import LatentSpace
@@ -36,7 +37,8 @@ class NoveltySettings:
     """strength: most a push may be, as a fraction of the noise that the step removes,
     |x_t / a - x0|; sigma_start, sigma_end: the pushed range of noise levels, both included;
     radius: distance below which two samples count as the same; batch: how strongly the samples of
-    one batch push each other, 0 to 1.
+    one batch push each other, 0 to 1; early: whether pushes reach as far at high noise as at low;
+    look: whether to ask the model once more before the first push, so that there is a first one.
     """
 
     strength: float
@@ -44,6 +46,8 @@ class NoveltySettings:
     sigma_start: float
     sigma_end: float
     batch: float = 1.0
+    early: bool = False
+    look: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class PushFigures:
     push was computed; within: those inside the window; pushed: share of the samples of
     these with P above .05; mean_push: mean of |shift| over the noise removed, inside the window;
     dropped: shifts that were NaN or infinite; of: what mean_push is a share of; gradients: passes
-    backward through another model, and gradient_share: their share of the run's time.
+    backward through another model, and gradient_share: their share of the run's time; looked:
+    whether the model was asked once more.
     """
 
     possible: bool
@@ -66,6 +71,7 @@ class PushFigures:
     of: str = "noise removed"
     gradients: int = 0
     gradient_share: float = 0.0
+    looked: bool = False
 
 
 class NoveltyRun:
@@ -85,6 +91,7 @@ class NoveltyRun:
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
         self._alone = Evaluation()
         self._mates = False  # whether the samples of the batch push each other
+        self._looked = False
 
     def denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                 level: NoiseLevel, shared: Evaluation | None = None) -> Tensor:
@@ -98,10 +105,13 @@ class NoveltyRun:
 
     def _denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                  level: NoiseLevel, at: Evaluation) -> Tensor:
-        active = self.pushes(x)
+        active = self.pushes(x) and not at.looking
         if active and self._through_model:
-            if at.previous is not None:
-                x = x + self._shift(at.x, at.previous, sigma, level)
+            previous = at.previous
+            if previous is None and self.settings.look:
+                previous, self._looked = at.looked(model), True
+            if previous is not None:
+                x = x + self._shift(at.x, previous, sigma, level)
             return at.answered(model(x))
         denoised = at.answered(model(x))
         if active:
@@ -120,9 +130,14 @@ class NoveltyRun:
         displacement, probability = self._displacement(denoised, sigma, level)
         signal = level.like(level.signal, x)
         within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
-        removed = per_sample_norm(x - signal * denoised)
-        shift, dropped = limit(signal * displacement,
-                               within * self.settings.strength * removed)
+        noise = x - signal * denoised
+        removed = per_sample_norm(noise)
+        wanted = signal * displacement
+        if self.settings.early:
+            wanted = level.like(early_gain(level), x) * displacement.float()
+        shift, dropped = limit(wanted, within * self.settings.strength * removed)
+        if self.settings.early:
+            shift = turned(noise.float(), shift) - noise
         self._evaluations.append(
             (within, probability, per_sample_norm(shift) / removed, dropped))
         return shift.to(denoised.dtype)
@@ -164,4 +179,4 @@ class NoveltyRun:
             possible=possible, evaluations=len(within), within=int(within.any(dim=1).sum()),
             pushed=int(((probability > 0.05) & within).sum()) / max(count, 1),
             mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
-            dropped=int((dropped & within).sum()), of=self.of)
+            dropped=int((dropped & within).sum()), of=self.of, looked=self._looked)

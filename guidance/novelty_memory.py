@@ -20,8 +20,8 @@ from .memory.net_cache import NetCache
 from .prompt import log_similarity
 from .repulsion import REPULSIONS, Repulsion
 
-VISION = "vision"
-SPACES = ("latent", "features", VISION)
+LATENT, VISION = "latent", "vision"
+SPACES = (LATENT, "features", VISION)
 SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
 
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .novelty import PushFigures
 from .novelty_memory import NoveltyMemory, Recorded
 
 
 def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, strength: float,
                    record: bool, whole: bool, figures: PushFigures, without_cfg: int,
-                   recorded: Recorded | None, ignored: str = "") -> str:
+                   recorded: Recorded | None, ignored: Sequence[str] = ()) -> str:
     """A few lines: the memory, how novel the new images are, what was pushed or why nothing was.
 
     revision, remembered: what guided the run, and how many samples that was; record: the node's
     switch; whole: whether the run went on to the end; without_cfg: evaluations before CFG began;
-    ignored: inputs of the node that the memory's space has no use for.
+    ignored: inputs of the node that have no use, and for what they are.
     """
     stats = memory.log.stats()
     lines = [f"{memory.name}@{revision}: pushed away from {remembered} samples",
              _pushed(memory, remembered, strength, figures)]
     if without_cfg:
         lines.append(f"CFG began after {without_cfg} evaluations of the model")
+    if figures.looked:
+        lines.append("The model was asked once more, to push from the first step on")
     if figures.gradients:
         lines.append(f"Gradients through the vision model: {figures.gradients}, in "
                      f"{figures.gradient_share:.0%} of the time of the run")
-    if ignored:
-        lines.append(f"Not used: {ignored}. It is for a memory with space vision.")
+    lines += [f"Not used: {told}" for told in ignored]
     if recorded is not None:
         lines += _recorded(recorded)
     else:

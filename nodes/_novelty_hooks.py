@@ -11,13 +11,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..guidance.early_push import LOOK_STEPS
 from ..guidance.feature_novelty import FeatureRun
 from ..guidance.feature_space import FeatureSpace
 from ..guidance.latent_space import LatentSpace
 from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
 from ..guidance.novelty import NoveltyRun, NoveltySettings
-from ..guidance.novelty_memory import VISION, NoveltyMemory, Recorded, content_hashes
+from ..guidance.novelty_memory import LATENT, VISION, NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
 from ..guidance.step_window import StepWindow
@@ -32,6 +33,7 @@ from ._sampling_hooks import SHARED, running, unfit
 from ._vision_encoder import vision_space
 
 KEY = "uncommon.novelty"
+EARLY = ("auto", "on", "off")
 # What start_percent 0 means in space vision: before it the decoded x0-hat is a blur, whose
 # embedding says nothing of the image to come (docs/novelty.md).
 VISION_START = 0.2
@@ -53,6 +55,7 @@ class NoveltyOptions:
     record: bool
     cfg_start_percent: float
     vision_every_n_steps: int = 2
+    early_push: str = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +158,8 @@ class NoveltyHooks:
         _host.note_in_metadata(self.node_id, _host.running_node()[1], note)
         return Guided(model=model, space=space, revision=revision, remembered=remembered,
                       prompt=prompt, earlier=earlier, note=note,
-                      run=self._run(model, space, remembered, prompt, sigmas),
+                      run=self._run(model, space, remembered, prompt, sigmas,
+                                    without_cfg(guider)),
                       cfg=LateCFG(model.get_model_object("model_sampling").percent_to_sigma(
                           self.options.cfg_start_percent)))
 
@@ -173,11 +177,20 @@ class NoveltyHooks:
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())
 
-    def _ignored(self) -> str:
-        """Inputs that only another space has a use for."""
+    @property
+    def _fits_early_push(self) -> bool:
+        return self.memory.space == LATENT and self.options.repulsion != "ball"
+
+    def _ignored(self) -> list[str]:
+        """What is set and has no use, and for what it is."""
         given = {"clip_vision": self.clip_vision, "vae": self.vae}
-        return "" if self.memory.space == VISION else " and ".join(
-            name for name, value in given.items() if value is not None)
+        names = [name for name, value in given.items() if value is not None]
+        told = []
+        if names and self.memory.space != VISION:
+            told.append(f"{' and '.join(names)}. It is for a memory with space vision.")
+        if self.options.early_push == "on" and not self._fits_early_push:
+            told.append("early_push. It is for a memory with space latent, and not for ball.")
+        return told
 
     def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
@@ -229,13 +242,16 @@ class NoveltyHooks:
         _host.show_on_node(self.node_id, text)
 
     def _run(self, model, space: Space, remembered: Remembered, prompt: Tensor | None,
-             sigmas: Tensor) -> NoveltyRun:
+             sigmas: Tensor, without_cfg: bool) -> NoveltyRun:
         options, sampling = self.options, model.get_model_object("model_sampling")
+        early = (self._fits_early_push and options.early_push != "off"
+                 and (options.early_push == "on" or without_cfg))
         repulsion = self.memory.repulsion(
             options.repulsion, remembered, prompt if options.prompt_aware else None,
             options.radius, model.load_device)
         settings = NoveltySettings(
             strength=options.strength, radius=options.radius, batch=options.batch_repulsion,
+            early=early, look=early and len(sigmas) - 1 <= LOOK_STEPS,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(options.end_percent)))
         if isinstance(space, VisionSpace):
@@ -247,3 +263,8 @@ class NoveltyHooks:
                 sigma_start=settings.sigma_start, sigma_end=settings.sigma_end))
         kind = FeatureRun if isinstance(space, FeatureSpace) else NoveltyRun
         return kind(space, repulsion, settings)
+
+
+def without_cfg(guider) -> bool:
+    """Whether a guider of the host takes the positive prompt alone."""
+    return guider.cfg == 1 and not hasattr(guider, "cfg1")

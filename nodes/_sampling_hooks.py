@@ -59,7 +59,7 @@ class SamplingHooks:
     def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
         options = model_options.get("transformer_options", {})
         run = options.get(self.key, {}).get(self)
-        if run is None:
+        if run is None or options[SHARED].looking:
             return executor(x, timestep, model_options, seed)
         at = options[SHARED]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..guidance.repulsion import REPULSIONS
-from ._novelty_hooks import NoveltyHooks, NoveltyOptions
+from ._novelty_hooks import EARLY, NoveltyHooks, NoveltyOptions
 from ._types import CATEGORY, NoveltyMemoryType
 
 
@@ -81,6 +81,12 @@ class NoveltyGuidance(io.ComfyNode):
                     advanced=True,
                     tooltip="For a memory with space vision: a new gradient at every n-th step; "
                             "the steps in between go on with the last one. More is faster."),
+                io.Combo.Input(
+                    "early_push", options=list(EARLY), optional=True, advanced=True,
+                    tooltip="Push as far at high noise as at low. For distilled models, which "
+                            "settle everything early; in runs of up to 10 steps the model is "
+                            "asked once more, to push from the first step. auto: where CFG is 1. "
+                            "For space latent, and not for ball."),
             ],
             outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -91,12 +97,12 @@ class NoveltyGuidance(io.ComfyNode):
     def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.22,
                 repulsion="net", prompt_aware=True, batch_repulsion=1.0,
                 record=True, cfg_start_percent=0.0, clip_vision=None, vae=None,
-                vision_every_n_steps=2) -> io.NodeOutput:
+                vision_every_n_steps=2, early_push="off") -> io.NodeOutput:
         options = NoveltyOptions(
             strength=strength, start_percent=start_percent, end_percent=end_percent, radius=radius,
             repulsion=repulsion, prompt_aware=prompt_aware, batch_repulsion=batch_repulsion,
             record=record, cfg_start_percent=cfg_start_percent,
-            vision_every_n_steps=vision_every_n_steps)
+            vision_every_n_steps=vision_every_n_steps, early_push=early_push)
         hooks = NoveltyHooks(memory, options, cls.hidden.unique_id, clip_vision, vae)
         return io.NodeOutput(hooks.attach(model))
 
