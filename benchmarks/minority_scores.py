@@ -118,6 +118,8 @@ def score_set(host: InProcessHost, wanted: Set) -> None:
 
 
 def load_scores(wanted: Set) -> Tensor | None:
-    """`[count]`, or None where the set is not scored."""
+    """`[count]`, or None where the set is not scored to its whole count: sets that differ in
+    nothing else share a file."""
     file = scores_file(wanted)
-    return torch.from_numpy(np.load(file))[:wanted.count] if file.is_file() else None
+    found = torch.from_numpy(np.load(file)) if file.is_file() else torch.empty(0)
+    return found[:wanted.count] if len(found) >= wanted.count else None

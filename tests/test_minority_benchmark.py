@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +93,16 @@ def test_the_score_ranks_rare_above_common(bench_host, work, monkeypatch):
     rows = minority_scores.ranking(bench_host, common=24, rare=12)
     best = {row["distance"]: row["auc"] for row in rows}
     assert best["latent_l2"] > 0.85
+
+
+def test_scores_of_a_smaller_set_are_not_those_of_a_larger_one(bench_host, work, faces):
+    larger = replace(SMALL, count=2 * BATCH)
+    Drawn(faces.repeat(4, 1, 1, 1)[:larger.count], torch.ones(2)).save(larger.file)
+    np.save(minority_scores.scores_file(SMALL), np.ones(SMALL.count))
+    assert len(minority_scores.load_scores(SMALL)) == SMALL.count
+    assert minority_scores.load_scores(larger) is None
+    minority_scores.score_set(bench_host, larger)
+    assert len(minority_scores.load_scores(larger)) == larger.count
 
 
 def test_report(bench_host, work, faces):
