@@ -75,8 +75,8 @@ def write_report(measured: Measured) -> None:
 
 
 def headline(measured: Measured, one: CaseFigures) -> dict[str, Any]:
-    """Ours are the defaults; the best peer is the one with the highest gain over all strengths and
-    CFGs, at a share of good images within two points of plain."""
+    """Ours are the defaults; the best peer is the one with the highest gain over all strengths, at
+    a share of good images within two points of plain."""
     case, count = one.case, one.count
     base, mine = (measured.cell(cell, count) for cell in (plain(case), ours(case)))
     over = sorted(base.keys() & mine.keys())

@@ -130,10 +130,11 @@ def scores(measured: Measured, case: Case, count: int = SWEPT) -> list[Score]:
 def best_cells(case: Case, found: Sequence[Score]) -> list[Cell]:
     """Plain and our defaults; for each method its highest gain at a share of good images within
     two points of plain, the highest of all first; then its highest gain regardless, where that is
-    another."""
+    another. All at the CFG of the case, since others are swept in a single class."""
     methods: dict[str, list[Score]] = {}
     for one in found:
-        methods.setdefault(one.cell.setting.method, []).append(one)
+        if one.cell in swept(case):
+            methods.setdefault(one.cell.setting.method, []).append(one)
     fair = ([one for one in of_method if one.lost <= MOST_LOST] for of_method in methods.values())
     kept, any_quality = (
         sorted((max(of_method, key=_gain) for of_method in groups if of_method), key=_gain,
