@@ -24,10 +24,11 @@ seed change only at the CFG of the model's section, mean over classes and sets o
 what the plot shows, against how much the share of good images changed. Good: share of good images.
 Class: share of images of the asked class. Recall: Kynkäänniemi et al.; coverage: Naeem et al.,
 k = 5. To history: mean distance to the nearest image before. All in features of an independent
-judge. In the plot, lines go over the strengths swept, hollow marks are at other CFGs, stars are the
-best settings' long chains with their standard deviation, and green is within two points of plain;
-what loses more than 25 points is out of view. The peers' banks were not lost when the memory was
-reopened half-way.
+judge. Other CFGs were drawn in few classes, and not all strengths in all: compare the gains of rows
+with as many chains. In the plot, lines go over the strengths swept, hollow marks are at other CFGs,
+stars are the best settings' long chains with their standard deviation, and green is within two
+points of plain; what loses more than 25 points is out of view. The peers' banks were not lost when
+the memory was reopened half-way.
 """
 
 
