@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("page_with_texts")
+
 FROZEN = {"mode": "frozen", "revision": 1}
-
-
-@pytest.fixture(autouse=True)
-def page_with_texts(host, monkeypatch):
-    """What the server shows on nodes goes where the tests' page keeps its events."""
-    monkeypatch.setattr(host.pack("nodes._host"), "show_on_node",
-                        lambda _, text: host._page.send_sync("progress_text", text))
 
 
 @pytest.fixture
@@ -34,7 +29,7 @@ def latent(run) -> torch.Tensor:
 
 
 def shown(run) -> str:
-    return "\n".join(data for event, data in run.events if event == "progress_text")
+    return "\n".join(data[1] for event, data in run.events if event == "progress_text")
 
 
 def test_graphs_from_before_the_input_are_drawn_as_they_were(draw):

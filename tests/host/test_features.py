@@ -9,6 +9,8 @@ from torch import Tensor
 from demo.host import RunFailed
 from demo.workflow import widget_defaults
 
+pytestmark = pytest.mark.usefixtures("page_with_texts")
+
 FEATURES = {"space": "features"}
 
 
@@ -16,14 +18,6 @@ def shown(run, node: str = "guided") -> str:
     """The last text that a node of the page was told to show."""
     return [data[1] for event, data in run.events
             if event == "progress_text" and data[0] == node][-1]
-
-
-@pytest.fixture(autouse=True)
-def page_with_texts(host, monkeypatch):
-    """What the server shows on nodes goes where the tests' page keeps its events."""
-    monkeypatch.setattr(host.pack("nodes._host"), "show_on_node",
-                        lambda node_id, text: host._page.send_sync("progress_text",
-                                                                   (node_id, text)))
 
 
 @pytest.fixture

@@ -7,14 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("page_with_texts")
+
 FROZEN = {"mode": "frozen", "revision": 1}
-
-
-@pytest.fixture(autouse=True)
-def page_with_texts(host, monkeypatch):
-    """What the server shows on nodes goes where the tests' page keeps its events."""
-    monkeypatch.setattr(host.pack("nodes._host"), "show_on_node",
-                        lambda _, text: host._page.send_sync("progress_text", text))
 
 
 @pytest.fixture
@@ -35,7 +30,7 @@ def latent(run) -> torch.Tensor:
 
 
 def shown(run) -> str:
-    return "\n".join(data for event, data in run.events if event == "progress_text")
+    return "\n".join(data[1] for event, data in run.events if event == "progress_text")
 
 
 def test_as_long_as_cfg_has_not_begun_the_run_is_that_of_cfg_1(draw):

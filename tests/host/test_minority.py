@@ -13,6 +13,8 @@ from torch import Tensor
 
 from demo.host import Interrupted, RunFailed
 
+pytestmark = pytest.mark.usefixtures("page_with_texts")
+
 CLASSES = 10
 CLASSIFIERS: dict[str, object] = {}  # what the node of these tests gives, by name
 SAMPLERS = pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "dpmpp_sde",
@@ -154,14 +156,6 @@ def shown(run, node: str = "guided") -> str:
     """The last text that a node of the page was told to show."""
     texts = [data for event, data in run.events if event == "progress_text" and data[0] == node]
     return texts[-1][1] if texts else ""
-
-
-@pytest.fixture(autouse=True)
-def page_with_texts(host, monkeypatch):
-    """What the server shows on nodes goes where the tests' page keeps its events."""
-    monkeypatch.setattr(host.pack("nodes._host"), "show_on_node",
-                        lambda node_id, text: host._page.send_sync("progress_text",
-                                                                   (node_id, text)))
 
 
 def sampler(latent: str, *, model: str = "guided", **changes) -> tuple[str, dict]:

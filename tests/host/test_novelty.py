@@ -14,6 +14,8 @@ from torch import Tensor
 
 from demo.host import Interrupted, PromptRejected, RunFailed
 
+pytestmark = pytest.mark.usefixtures("page_with_texts")
+
 SAMPLED = ["sampled", 0]
 
 
@@ -36,19 +38,10 @@ def open_memory(host, name: str = "test"):
     return host.pack("guidance.novelty_memory").NoveltyMemory(url=url, name=name)
 
 
-
 def shown(run, node: str = "guided") -> str:
     """The last text that a node of the page was told to show."""
     texts = [data for event, data in run.events if event == "progress_text" and data[0] == node]
     return texts[-1][1]
-
-
-@pytest.fixture(autouse=True)
-def page_with_texts(host, monkeypatch):
-    """What the server shows on nodes goes where the tests' page keeps its events."""
-    monkeypatch.setattr(host.pack("nodes._host"), "show_on_node",
-                        lambda node_id, text: host._page.send_sync("progress_text",
-                                                                   (node_id, text)))
 
 
 def unguided(graph: dict) -> dict:
