@@ -8,17 +8,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.measures import MANIFOLD_K, Measure
-from demo.avatars import ATTRIBUTES, avatars
+from demo.avatars import ATTRIBUTES, attributes_of, avatars
 from demo.avatars_reader import AvatarsReader
 
 REAL = 1000  # faces of a class
 REAL_SEED = 5  # faces that neither the model nor the reader was trained on
 TAU_FROM = 180  # so many real digits there are of a class; with more, neighbours are nearer
-
-
-def attributes_of(label: int) -> list[bool]:
-    """Which of ATTRIBUTES a class has: bit i is attribute i."""
-    return [bool(label >> i & 1) for i in range(len(ATTRIBUTES))]
 
 
 class AvatarsDitMeasure(Measure):
@@ -31,7 +26,8 @@ class AvatarsDitMeasure(Measure):
 
     def _draw(self, label: int) -> tuple[Tensor, Tensor, Tensor]:
         """Features, radii and tau of a class."""
-        rates = dict(zip(ATTRIBUTES, map(float, attributes_of(label)), strict=True))
+        has = attributes_of(torch.tensor([label]))[0]
+        rates = dict(zip(ATTRIBUTES, has.float().tolist(), strict=True))
         features = self.features(avatars(self._count, seed=REAL_SEED, rates=rates)[0])
         distance = torch.cdist(features, features)
         tau = distance[:TAU_FROM, :TAU_FROM].kthvalue(2, dim=1).values.median()
@@ -54,5 +50,5 @@ class AvatarsDitMeasure(Measure):
     @torch.inference_mode()
     def hits_of(self, features: Tensor, label: int) -> Tensor:
         """`[batch]` bool: a whole face with the attributes asked for and no other."""
-        right = (self.reader.head(features) > 0) == torch.tensor(attributes_of(label))
+        right = (self.reader.head(features) > 0) == attributes_of(torch.tensor([label]))
         return right.all(dim=1) & (self.reader.intact(features)[:, 0] > 0)

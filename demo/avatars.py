@@ -35,6 +35,17 @@ class Face:
     ry: float
 
 
+def class_of(attributes: Tensor) -> Tensor:
+    """Attributes `[batch, 3]`, bool, in ATTRIBUTES' order -> classes `[batch]`: bit i of a class
+    is attribute i, so 1 is glasses alone, 2 a hat alone, 4 a profile alone."""
+    return (attributes * 2 ** torch.arange(len(ATTRIBUTES))).sum(dim=1)
+
+
+def attributes_of(classes: Tensor) -> Tensor:
+    """Classes `[batch]`, 0 to 7 -> attributes as `class_of` takes them."""
+    return classes[:, None].bitwise_and(2 ** torch.arange(len(ATTRIBUTES))) > 0
+
+
 def avatars(count: int, size: int = AVATARS_SIZE, seed: int = 0,
             rates: Mapping[str, float] = RATES, first: int = 0) -> tuple[Tensor, Tensor]:
     """Faces `first` to `first + count - 1` of the endless series of a seed.

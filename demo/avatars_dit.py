@@ -1,7 +1,7 @@
 """A small DiT that draws the faces of demo/avatars.py by class: the host's own Flux class.
 
-Classes 0 to 7 are the combinations of the three attributes, see `class_of`. Import this module
-when the host is there, after an `InProcessHost` was made, and give it the nodes:
+Classes 0 to 7 are the combinations of the three attributes, see `class_of` of demo/avatars.py.
+Import this module when the host is there, after an `InProcessHost` was made, and give it the nodes:
 
     from demo import avatars_dit
     avatars_dit.register()
@@ -48,17 +48,6 @@ FLUX = {"image_model": "flux", "in_channels": 3, "out_channels": 3, "vec_in_dim"
         "context_in_dim": WIDTH, "hidden_size": 128, "mlp_ratio": 3.0, "num_heads": 4, "depth": 2,
         "depth_single_blocks": 4, "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 3,
         "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": []}
-
-
-def class_of(attributes: Tensor) -> Tensor:
-    """Attributes `[batch, 3]`, bool, in ATTRIBUTES' order -> classes `[batch]`: bit i of a class
-    is attribute i, so 1 is glasses alone, 2 a hat alone, 4 a profile alone."""
-    return (attributes * 2 ** torch.arange(len(ATTRIBUTES))).sum(dim=1)
-
-
-def attributes_of(classes: Tensor) -> Tensor:
-    """Classes `[batch]`, 0 to 7 -> attributes as `class_of` takes them."""
-    return classes[:, None].bitwise_and(2 ** torch.arange(len(ATTRIBUTES))) > 0
 
 
 class ClassDit(nn.Module):

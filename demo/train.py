@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import trange
 
-from demo.avatars import ATTRIBUTES, AVATARS_SIZE, avatars
+from demo.avatars import ATTRIBUTES, AVATARS_SIZE, avatars, class_of
 from demo.avatars_reader import LAYOUT, READER_FILE, AvatarsReader, broken
 from demo.data import DIGITS_SIZE, digits, split
 from demo.diffusion import MODELS, UNFINISHED, train, train_diffusion
@@ -157,7 +157,7 @@ def train_dit(count: int = AVATARS_COUNT, iterations: int = 6000, batch: int = 3
     from demo import avatars_dit as dit
 
     images, attributes = avatars(count, seed=4, rates=EVEN)
-    classes = dit.class_of(attributes)
+    classes = class_of(attributes)
     torch.manual_seed(0)
     model = dit.ClassDit().train()
 

@@ -267,4 +267,4 @@ class NoveltyHooks:
 
 def without_cfg(guider) -> bool:
     """Whether a guider of the host takes the positive prompt alone."""
-    return guider.cfg == 1 and not hasattr(guider, "cfg1")
+    return getattr(guider, "cfg", None) == 1 and not hasattr(guider, "cfg1")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import chains
-from benchmarks.avatars_dit_measure import AvatarsDitMeasure, attributes_of
+from benchmarks.avatars_dit_measure import AvatarsDitMeasure
 from benchmarks.chains import Chain, Drawn, Sampler, code_hash, draw, guidance_defaults, is_drawn
 from benchmarks.models import DIGITS
 from benchmarks.peers import cads, conditioning_noise, divin, diversity_boost
@@ -310,7 +310,6 @@ def test_best_settings_and_report(work, monkeypatch, tmp_path):
 def test_measure_of_faces():
     measure = AvatarsDitMeasure(real=60)
     hats = avatars(8, seed=9, rates={"glasses": 0.0, "hat": 1.0, "side": 0.0})[0]
-    assert attributes_of(2) == [False, True, False]
     assert measure.hits(hats, 2).all() and not measure.hits(hats, 0).any()
     assert measure.good(hats, 2).sum() >= 4
     assert not measure.good(values(8, 3, 24, 24), 2).any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from benchmarks.peers.hooks import Peer
 POSITIVE = 0  # the host's number of the positive prompt in a call
 
 
-class ConditionPeer(Peer):
+class ConditionPeer(Peer, ABC):
     """Perturbs the embedding of the positive prompt; that of the negative one stays.
 
     A prompt is its token embeddings and its pooled embedding. A class-conditional ADM model is
@@ -18,9 +20,9 @@ class ConditionPeer(Peer):
     the embedding of the time.
     """
 
+    @abstractmethod
     def perturbed(self, embedding: Tensor, name: str) -> Tensor:
         """The embedding `[batch, ...]` of the images at the present step; name: which it is."""
-        raise NotImplementedError
 
     def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None,
                     transformer_options={}, **kwargs):  # noqa: B006

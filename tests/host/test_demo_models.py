@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from demo import diffusion, train
-from demo.avatars import ATTRIBUTES, avatars
+from demo.avatars import ATTRIBUTES, attributes_of, avatars, class_of
 from demo.avatars_reader import AvatarsReader
 from demo.judge import Judge
 
@@ -88,9 +88,9 @@ def sampled(run) -> Tensor:
 
 def test_classes_are_the_combinations_of_the_attributes(dit):
     _, attributes = avatars(200, 8, rates=dict.fromkeys(ATTRIBUTES, 0.5))
-    classes = dit.class_of(attributes)
+    classes = class_of(attributes)
     assert set(classes.tolist()) == set(range(dit.CLASSES))
-    assert torch.equal(dit.attributes_of(classes), attributes)
+    assert torch.equal(attributes_of(classes), attributes)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
@@ -100,7 +100,7 @@ def test_the_dit_draws_the_class_that_is_asked(fresh_host, dit, cfg):
         run = fresh_host.run(avatars_graph(dit, label, cfg=cfg))
         images = run.outputs["images"][0].movedim(-1, 1) * 2 - 1
         assert images.shape == (8, 3, 24, 24)
-        wanted = dit.attributes_of(torch.tensor([label]))
+        wanted = attributes_of(torch.tensor([label]))
         shares.append((AvatarsReader.load().read(images) == wanted).float().mean().item())
     assert min(shares) >= 0.8
 
