@@ -25,7 +25,8 @@ from dev import ROOT
 WORK = ROOT / "benchmarks" / "work"
 MODEL = MODELS[DIGITS].file
 GUIDANCE_NODE = "UncommonNoveltyGuidance"
-GUIDING = ("guidance/early_push", "guidance/latent_space", "guidance/limiter",
+GUIDING = ("guidance/early_push", "guidance/evaluation", "guidance/feature_novelty",
+           "guidance/feature_space", "guidance/latent_space", "guidance/limiter",
            "guidance/noise_level", "guidance/novelty", "guidance/novelty_memory",
            "guidance/novelty_net", "guidance/prompt", "guidance/repulsion", "nodes/_late_cfg",
            "nodes/_novelty_hooks")

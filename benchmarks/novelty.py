@@ -76,14 +76,17 @@ LATE_CFG = late_ball(0.01)  # so small a ball that nothing is ever in it
 FRONT = (PLAIN, DEFAULTS, LATE_CFG, *map(net, (0.12, 0.19, 0.22, 0.25)),
          *(net(radius) | ALWAYS for radius in (0.16, 0.19, 0.22, 0.25, 0.3)),
          *map(late_ball, (0.2, 0.25, 0.3)), *map(ball, (0.2, 0.25, 0.3, 0.35)))
+STRENGTHS = (0.1, 0.3, 0.9)
 SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3, 0.4)),
-         *swept("net", (0.1, 0.3, 0.6)), *swept("exact", (0.1, 0.3, 0.6)))
-SHORT_SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3)), *swept("net", (0.1, 0.3, 0.6)))
+         *swept("net", STRENGTHS), *swept("exact", STRENGTHS))
+SHORT_SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3)), *swept("net", STRENGTHS))
+FEATURES = (*map(net, (0.15, 0.19, 0.22, 0.25)),
+            *(net(radius) | ALWAYS for radius in (0.19, 0.22, 0.25)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Every combination of what it names."""
+    """Every combination of what it names; memory: inputs of Novelty Memory."""
 
     name: str
     guidance: Sequence[Inputs]
@@ -92,10 +95,11 @@ class Part:
     labels: Sequence[int] = range(10)
     seeds: Sequence[int] = (0,)
     count: int = 128
+    memory: dict[str, Any] | None = None
 
     def chains(self, defaults: dict[str, Any]) -> list[Chain]:
         return [Chain(sampler=sampler, cfg=cfg, label=label, seeds=seeds, count=self.count,
-                      guidance=None if inputs is None else defaults | inputs)
+                      memory=self.memory, guidance=None if inputs is None else defaults | inputs)
                 for seeds in self.seeds for sampler in self.samplers for cfg in self.cfgs
                 for inputs in self.guidance for label in self.labels]
 
@@ -106,6 +110,7 @@ PARTS = (  # the most important first
     Part(name="worth", guidance=(PLAIN,), count=512),
     Part(name="cfg", guidance=(PLAIN, DEFAULTS), cfgs=ALL_CFG, labels=SWEPT_CLASSES),
     Part(name="sweep", guidance=SWEEP, cfgs=SWEPT_CFG, labels=SWEPT_CLASSES),
+    Part(name="features", guidance=FEATURES, labels=SWEPT_CLASSES, memory={"space": "features"}),
     Part(name="seeds", guidance=(PLAIN, DEFAULTS, LATE_CFG, BALL), seeds=(1, 2)),
     Part(name="worth-cfg", guidance=(PLAIN,), cfgs=ALL_CFG, labels=SWEPT_CLASSES, count=512),
     Part(name="sweep-samplers", guidance=SHORT_SWEEP, samplers=OTHERS, cfgs=SWEPT_CFG,

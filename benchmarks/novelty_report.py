@@ -12,7 +12,7 @@ import matplotlib
 
 from benchmarks.chains import Chain, Sampler
 from benchmarks.novelty_rows import (
-    Group, Row, average, best, common, grouped, measured, ratio, some, worth)
+    Group, Row, average, best, common, distinct_real, grouped, measured, ratio, some, worth)
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 from dev import ROOT
 
@@ -23,9 +23,11 @@ COLUMNS = {"distinct_good": "D(128)", "distinct_good_1.3tau": "D at 1.3 tau", "g
 SHORT = ("distinct_good", "good", "seconds")  # what the README shows
 README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/novelty.md -->\n).*?"
                             "(?=<!-- end of figures -->)", re.DOTALL)
-COLOURS = ("0.6", "tab:orange", "tab:red", "tab:cyan", "tab:blue", "tab:purple", "tab:green")
+COLOURS = ("0.6", "tab:orange", "tab:red", "tab:cyan", "tab:blue", "tab:purple", "tab:green",
+           "tab:brown", "tab:olive")
 FRONTS = (("ball", "radius", False), ("ball", "radius", True), ("net", "radius", False),
-          ("net", "radius", True), ("net", "strength", True), ("exact", "strength", True))
+          ("net", "radius", True), ("net", "strength", True), ("exact", "strength", True),
+          ("features", "radius", False), ("features", "radius", True))
 LEGEND = """
 D(128): how many of 128 images, in the order they came, are good (inside the manifold of the real
 digits, and of the asked class) and at least tau away from every good image before them; tau is the
@@ -33,12 +35,13 @@ median distance between nearest neighbours among the real digits of the class. G
 images. Class: share of images of the asked class. Precision and recall: Kynkäänniemi et al.;
 density and coverage: Naeem et al.; all with k = 5 against the real digits of the class. To history:
 mean distance to the nearest image before. All in features of an independent classifier.
+distinct_real_digits: D(128) of 128 real digits of a class, the mean over ten classes.
 """
 
 
 def summarise(groups: Sequence[Group], defaults: dict[str, Any], cfg: float) -> dict[str, Any]:
     """The headline figures, of groups of one sampler; None where chains are not drawn yet."""
-    ours = [group for group in groups if some(group).chain.guidance == defaults]
+    ours = [group for group in groups if some(group).is_default(defaults)]
     plain = [group for group in groups if some(group).method == "plain"]
 
     def at_cfg(groups: Iterable[Group]) -> list[Group]:
@@ -73,7 +76,8 @@ def write_report(plan: Sequence[Chain], defaults: dict[str, Any], shipped: Sampl
     groups = grouped(rows)
     of_shipped = [group for group in groups if some(group).chain.sampler == shipped]
     summary = {name: round(value, 3) if isinstance(value, float) else value
-               for name, value in summarise(of_shipped, defaults, cfg).items()}
+               for name, value in (summarise(of_shipped, defaults, cfg)
+                                   | {"distinct_real_digits": distinct_real()}).items()}
     facts = circumstances(command_line("novelty"))
     write_json("novelty", {"summary": summary, **facts, "sampler": str(shipped), "cfg": cfg,
                            "defaults": defaults, "rows": [row.as_json() for row in rows]})
@@ -90,7 +94,7 @@ def on_all_classes(groups: Iterable[Group], sampler: Sampler, cfg: float) -> lis
 
 def update_readme(groups: Sequence[Group], defaults: dict[str, Any]) -> None:
     """Puts the short table of the settings that have all classes between the README's marks."""
-    if any(some(group).chain.guidance == defaults for group in groups):
+    if any(some(group).is_default(defaults) for group in groups):
         readme = ROOT / "README.md"
         lines = table(groups, defaults, spread=True, figures=SHORT)
         text = "\n".join([*lines, ""])
@@ -145,7 +149,7 @@ def name(row: Row, defaults: dict[str, Any]) -> str:
     guidance = row.chain.guidance
     if guidance is None:
         return "plain"
-    shipped = " (the defaults)" if guidance == defaults else ""
+    shipped = " (the defaults)" if row.is_default(defaults) else ""
     start = guidance["cfg_start_percent"]
     late = f", CFG from {start:g}" if start else ""
     if not row.pushes:
@@ -202,7 +206,7 @@ def draw_front(panel, plain: Sequence[Group], guided: Sequence[Group], defaults:
             panel.plot(*zip(*map(point, line), strict=True), "o-", color=colour, markersize=4,
                        label=label)
     for group in [*plain, *guided]:
-        if some(group).chain.guidance == defaults:
+        if some(group).is_default(defaults):
             panel.plot(*point(group), "*", color="tab:blue", markersize=15, label="the defaults")
         elif some(group).method == "plain" and some(group).chain.cfg == cfg:
             panel.plot(*point(group), "ks", markersize=7, label="seed change only, this CFG")

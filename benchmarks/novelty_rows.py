@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.chains import Chain, load
 from benchmarks.measures import DigitsMeasure
+from demo.data import digits
 
 COUNT = 128  # all figures are those of the first 128 images, but for the longer curves
 
@@ -29,7 +30,14 @@ class Row:
 
     @property
     def method(self) -> str:
-        return "plain" if self.chain.guidance is None else self.chain.guidance["repulsion"]
+        """The repulsion, or the space of the memory if that is another than latent."""
+        if self.chain.guidance is None:
+            return "plain"
+        return (self.chain.memory or {}).get("space", self.chain.guidance["repulsion"])
+
+    def is_default(self, defaults: dict[str, Any]) -> bool:
+        """Whether both nodes are as they are shipped."""
+        return self.chain.guidance == defaults and self.chain.memory is None
 
     @property
     def is_late(self) -> bool:
@@ -70,11 +78,21 @@ def measured(plan: Iterable[Chain]) -> list[Row]:
     return rows
 
 
+def distinct_real(orders: int = 5) -> float:
+    """D(128) of real digits: mean over the classes, and over random orders of each."""
+    measure = DigitsMeasure()
+    images, labels = digits()
+    return mean(int(measure.distinct_good(of_class[torch.randperm(
+        len(of_class), generator=torch.Generator().manual_seed(order))[:COUNT]], label)[-1])
+        for label in range(10) for of_class in [images[labels == label]]
+        for order in range(orders))
+
+
 def grouped(rows: Iterable[Row]) -> list[Group]:
     groups: dict[str, Group] = defaultdict(dict)
     for row in rows:
         setting = json.dumps([row.chain.sampler.name, row.chain.sampler.steps, row.chain.cfg,
-                              row.chain.guidance])
+                              row.chain.guidance, row.chain.memory])
         groups[setting][row.chain.label, row.chain.seeds] = row
     return list(groups.values())
 

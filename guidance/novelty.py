@@ -31,14 +31,18 @@ from .noise_level import NoiseLevel
 from .repulsion import ExactKernel, Repelled, Repulsion
 from .vision_space import VisionSpace
 
+# The strength at which the displacement is the repulsion's own, P radii long.
+UNSCALED = 0.3
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoveltySettings:
-    """strength: most a push may be, as a fraction of the noise that the step removes,
-    |x_t / a - x0|; sigma_start, sigma_end: the pushed range of noise levels, both included;
-    radius: distance below which two samples count as the same; batch: how strongly the samples of
-    one batch push each other, 0 to 1; early: whether pushes reach as far at high noise as at low;
-    look: whether to ask the model once more before the first push, so that there is a first one.
+    """strength: scales the push, which is the repulsion's own at .3; also the most that it may be,
+    as a fraction of the noise that the step removes, |x_t / a - x0|; sigma_start, sigma_end: the
+    pushed range of noise levels, both included; radius: distance below which two samples count as
+    the same; batch: how strongly the samples of one batch push each other, 0 to 1; early: whether
+    pushes reach as far at high noise as at low; look: whether to ask the model once more before the
+    first push, so that there is a first one.
     """
 
     strength: float
@@ -88,6 +92,7 @@ class NoveltyRun:
         self.repulsion = repulsion
         self.settings = settings
         self._through_model = repulsion is None or repulsion.through_model
+        self._scale = settings.strength / UNSCALED if self._through_model else 1.0
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
         self._alone = Evaluation()
         self._mates = False  # whether the samples of the batch push each other
@@ -159,7 +164,7 @@ class NoveltyRun:
             repelled = self._from_mates(embedding)
             push = push + self.settings.batch * repelled.push
             novel = novel * (1 - self.settings.batch * repelled.probability)
-        return push, 1 - novel
+        return self._scale * push, 1 - novel
 
     def _from_mates(self, embedding: Tensor) -> Repelled:
         """Each sample of the batch repelled by the others, as if these were remembered."""

@@ -86,6 +86,15 @@ def test_push_is_limited_by_the_noise_that_the_step_removes(kind, strength, sigm
     assert (per_sample_norm(moved) <= strength * per_sample_norm(x - plain) + rounding).all()
 
 
+@pytest.mark.parametrize("distance", [0.01, 0.3])  # at the limit, and far below it
+def test_push_is_in_proportion_to_strength(distance):
+    x = noise(2)
+    whole, third = (shift(start(remembered(x / 2 + distance), strength=strength), x)
+                    for strength in (0.3, 0.1))
+    assert per_sample_norm(whole).min() > 0
+    assert torch.allclose(whole, 3 * third, atol=1e-5)
+
+
 @BOTH
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0])
 def test_flow_is_finite_from_pure_noise_to_the_image(kind, sigma):

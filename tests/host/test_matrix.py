@@ -129,7 +129,7 @@ def test_noise_level_of_every_kind(host):
 
 @pytest.mark.parametrize("guidance", ["novelty", "minority"])
 def test_stronger_pushes_farther(matrix, case, guidance):
-    """The first push, before which all runs are one: in proportion, or up to what it wants."""
+    """In proportion: the first push, before which all runs are one."""
     one, found = case(guidance), []
     for strength in (0.25, 0.5, 1.0, 2.0):
         model, outer, inner = matrix.guided(one, strength)
@@ -138,10 +138,7 @@ def test_stronger_pushes_farther(matrix, case, guidance):
                   for outside, inside in zip(outer.seen, inner.seen, strict=True)]
         found.append(next(push for push in pushes if push.any()))
     for weaker, stronger in zip(found, found[1:], strict=False):
-        if guidance == "minority":
-            assert torch.allclose(stronger, 2 * weaker, rtol=2e-3)
-        assert (stronger >= weaker * (1 - 1e-4)).all()
-    assert (found[-1] > found[0]).all()
+        assert torch.allclose(stronger, 2 * weaker, rtol=2e-3)
 
 
 @pytest.mark.parametrize("guidance", ["novelty", "minority", "novelty+minority"])
