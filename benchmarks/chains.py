@@ -173,15 +173,17 @@ def prompt(chain: Chain, item: int) -> Prompt:
 def draw(host: InProcessHost, chain: Chain) -> Drawn:
     """Draws a chain, with a new memory that is closed and reopened half-way.
 
-    A chain without a memory goes on from its file if that has the first images already.
+    A chain without a memory goes on from its file if that has the first images already; no chain
+    becomes shorter than its file was.
     """
-    drawn = None if chain.remembers else load(chain)
-    images, seconds = ([], []) if drawn is None else (
+    drawn = load(chain)
+    count = max(chain.count, 0 if drawn is None else len(drawn.images))
+    images, seconds = ([], []) if drawn is None or chain.remembers else (
         list(drawn.images.split(chain.batch)), drawn.seconds.tolist())
     bank.cache_clear()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, \
             host.user_directory(Path(folder)):
-        items = chain.count // chain.batch
+        items = count // chain.batch
         for item in range(len(images), items):
             if item == items // 2:
                 reopen(host)

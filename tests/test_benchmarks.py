@@ -105,6 +105,25 @@ def test_a_plain_chain_goes_on_where_it_stopped(bench_host, work):
     assert seen == [1, 2]
 
 
+def test_a_chain_drawn_again_is_as_long_as_it_was(bench_host, work):
+    guided = replace(CHAIN, guidance=guidance_defaults(bench_host))
+    draw(bench_host, guided).save(guided)
+    assert len(draw(bench_host, replace(guided, count=2)).images) == 3
+
+
+def test_features_are_a_method_of_their_own(work):
+    guidance = {"repulsion": "net", "strength": 0.3, "radius": 0.15, "cfg_start_percent": 0.35}
+    latent = replace(CHAIN, guidance=guidance, count=128)
+    features = replace(latent, memory={"space": "features"})
+    images, labels = digits()
+    for chain in (latent, features):
+        chains.Drawn(images[labels == LABEL][:128], torch.ones(128), "code").save(chain)
+    rows = measured([latent, features])
+    assert [row.method for row in rows] == ["net", "features"]
+    assert [row.is_default(guidance) for row in rows] == [True, False]
+    assert len(grouped(rows)) == 2
+
+
 def test_headline_figures(work):
     """Ours: 64 different digits, each twice; plain: 32 different ones, then the other 32."""
     images, labels = digits()
