@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 OF_THE_HOST = {"torch", "torchvision", "torchaudio", "numpy", "safetensors", "sqlalchemy",
                "aiohttp", "pillow", "pyyaml", "tqdm", "scipy"}
 OPTIONAL = ("kmedoids", "lpips", "matplotlib", "prdc", "sklearn")
+COMFY_CLI = "comfy-cli==1.23.0"
 CHECKOUT_ONLY = ("benchmarks", "demo", "dev", "tests")
 LOAD = """
 import asyncio, importlib.util, json, sys
@@ -120,20 +122,31 @@ def test_loads_from_the_package_without_any_optional_library(tmp_path):
     assert set(result.stdout.split()) == pages, result.stderr
 
 
+@pytest.fixture(scope="module")
+def comfy_command(tmp_path_factory) -> str:
+    """comfy-cli: the one on the PATH, or the pinned one in a virtual environment of its own."""
+    if command := shutil.which("comfy"):
+        return command
+    if importlib.util.find_spec("uv") is None:
+        pytest.skip("comfy-cli is not installed, nor uv, which would install it")
+    folder = tmp_path_factory.mktemp("comfy-cli")
+    uv = [sys.executable, "-m", "uv", "--quiet"]
+    subprocess.run([*uv, "venv", str(folder), "--python", sys.executable], check=True)
+    subprocess.run([*uv, "pip", "install", "--python", str(folder), COMFY_CLI], check=True)
+    return shutil.which("comfy", path=f"{folder / 'bin'}{os.pathsep}{folder / 'Scripts'}")
+
+
 @pytest.fixture
-def comfy(tmp_path):
+def comfy(tmp_path, comfy_command):
     """Runs comfy-cli in a clone of this checkout, with settings of its own."""
-    command = shutil.which("comfy")
-    if command is None:
-        pytest.skip("comfy-cli is not installed; CONTRIBUTING.md says how to run these checks")
     clone = tmp_path / "clone"
     git("clone", "--quiet", str(ROOT), str(clone))
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
 
     def run(*arguments: str) -> str:
-        subprocess.run([command, "--skip-prompt", "tracking", "disable"], env=environment,
+        subprocess.run([comfy_command, "--skip-prompt", "tracking", "disable"], env=environment,
                        check=True, capture_output=True)
-        result = subprocess.run([command, "--skip-prompt", *arguments], cwd=clone, text=True,
+        result = subprocess.run([comfy_command, "--skip-prompt", *arguments], cwd=clone, text=True,
                                 capture_output=True, env=environment)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout + result.stderr
