@@ -20,7 +20,6 @@ REAL_SEED = 3  # faces that neither the model nor the reader was trained on
 MANIFOLD_K = 5
 AVGKNN_K = 5  # as in section 5 of Um and Ye, 2301.12334, and PyOD
 LOF_K = 20
-COMPARED = 500  # images whose precision, recall, density and coverage are computed
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,11 @@ class AvatarsMeasure:
         return -self.real.outlier.score_samples(self.features(images).numpy())
 
     def summary(self, images: Tensor) -> dict[str, float]:
-        """The figures of one set. Recall and coverage grow with its size, so these and their like
-        are those of the first 500 images."""
+        """The figures of one set. Recall and coverage grow with its size."""
         has, intact = self.reader.read(images), self.reader.is_intact(images)
-        compared = self.features(images[:COMPARED])
         with contextlib.redirect_stdout(None):  # prdc prints what it counts
-            figures = compute_prdc(self.real.features.numpy(), compared.numpy(),
-                                   nearest_k=MANIFOLD_K)
+            figures = compute_prdc(self.real.features.numpy(),
+                                   self.features(images).numpy(), nearest_k=MANIFOLD_K)
         rates = dict(zip(ATTRIBUTES, has.float().mean(dim=0).tolist(), strict=True))
         return {"count": len(images), "rare": has.any(dim=1).float().mean().item(), **rates,
                 "several": (has.sum(dim=1) > 1).float().mean().item(),

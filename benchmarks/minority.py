@@ -24,7 +24,6 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import minority_scores
-from benchmarks.avatars_measures import COMPARED
 from benchmarks.chains import WORK, start_host
 from benchmarks.minority_report import write_report
 from benchmarks.minority_scores import ranking_file
@@ -37,8 +36,9 @@ from demo.workflow import widget_defaults
 Defaults = dict[str, dict[str, Any]]
 """The widgets of each of the three nodes with the values that the page gives them."""
 
+SWEPT = 500  # images of a set in a sweep
 SAMPLERS = (("heun", "karras", STEPS, 1000), ("dpmpp_2m", "karras", STEPS, 1000),
-            ("euler", "normal", STEPS, 1000), ("euler_ancestral", "normal", 250, COMPARED))
+            ("euler", "normal", STEPS, 1000), ("euler_ancestral", "normal", 250, SWEPT))
 SCALES = (1.0, 2.0, 4.0, 8.0)
 OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
     "2 classes": ClassifierRecipe(classes=2),
@@ -91,36 +91,36 @@ def sampler_sets(defaults: Defaults) -> list[Set]:
 
 
 def scale_sets(defaults: Defaults) -> list[Set]:
-    return [Set(name=f"class, rarity {rarity:g}, scale {scale:g}", count=COMPARED,
+    return [Set(name=f"class, rarity {rarity:g}, scale {scale:g}", count=SWEPT,
                 patch=by_class(defaults, rarity, scale))
             for rarity in (99.0, 0.0) for scale in SCALES]
 
 
 def beta_sets(defaults: Defaults) -> list[Set]:
-    return [Set(name=f"mixed, beta {beta:g}", count=COMPARED, patch=mixed(defaults, beta))
+    return [Set(name=f"mixed, beta {beta:g}", count=SWEPT, patch=mixed(defaults, beta))
             for beta in BETAS]
 
 
 def window_sets(defaults: Defaults) -> list[Set]:
     chosen = by_class(defaults, 99.0, 2.0)
-    return [Set(name=f"rarity 99, scale 2, from {start:g} to {end:g}", count=COMPARED,
+    return [Set(name=f"rarity 99, scale 2, from {start:g} to {end:g}", count=SWEPT,
                 patch=replace(chosen, inputs=chosen.inputs | {"start_percent": start,
                                                               "end_percent": end}))
             for start, end in WINDOWS]
 
 
 def free_sets(defaults: Defaults) -> list[Set]:
-    return [*(Set(name=f"self-guided, {mode}, scale {scale:g}, every {every}", count=COMPARED,
+    return [*(Set(name=f"self-guided, {mode}, scale {scale:g}, every {every}", count=SWEPT,
                   patch=other(defaults, SELF, mode=mode, scale=scale, every_n_steps=every))
               for mode, scale, every in (("backprop", 0.4, 1), ("backprop", 1.5, 5),
                                          ("free", 0.4, 1), ("free", 1.5, 1))),
-            *(Set(name=f"boost and skip, gamma {gamma:g}, skip {skip}", count=COMPARED,
+            *(Set(name=f"boost and skip, gamma {gamma:g}, skip {skip}", count=SWEPT,
                   patch=other(defaults, BOOST, gamma=gamma, skip=skip))
               for gamma, skip in ((1.5, 1), (2.0, 2), (4.0, 3), (4.0, 8)))]
 
 
 def other_classifiers(defaults: Defaults) -> list[Set]:
-    return [Set(name=f"rarity 99, {name}", count=COMPARED,
+    return [Set(name=f"rarity 99, {name}", count=SWEPT,
                 patch=by_class(defaults, 99.0, classifier=name.replace(" ", "-")))
             for name in OTHER_CLASSIFIERS]
 
