@@ -37,8 +37,8 @@ them), told by an independent reader. Intact: share that the reader takes for a 
 (k = 5) and LOF (k = 20): against 5,000 drawn faces, larger is rarer. Score: mean minority score.
 Precision and recall (Kynkäänniemi et al.), density and coverage (Naeem et al.): k = 5, against the
 5,000; recall and coverage grow with n. All in the reader's features; it saw neither the model's
-training faces nor anything generated. Seconds: of a batch of 50 images, by the image, measured while
-other sets were drawn on the other core.
+training faces nor anything generated. Seconds: of a batch of 50 images, by the image, measured
+while other sets were drawn on the other core.
 """
 
 
