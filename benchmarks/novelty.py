@@ -109,6 +109,7 @@ PARTS = (  # the most important first
     Part(name="front", guidance=FRONT, labels=SWEPT_CLASSES),
     Part(name="worth", guidance=(PLAIN,), count=512),
     Part(name="cfg", guidance=(PLAIN, DEFAULTS), cfgs=ALL_CFG, labels=SWEPT_CLASSES),
+    Part(name="early", guidance=({"early_push": "off"},), cfgs=(1.0,), labels=SWEPT_CLASSES),
     Part(name="sweep", guidance=SWEEP, cfgs=SWEPT_CFG, labels=SWEPT_CLASSES),
     Part(name="features", guidance=FEATURES, labels=SWEPT_CLASSES, memory={"space": "features"}),
     Part(name="seeds", guidance=(PLAIN, DEFAULTS, LATE_CFG, BALL), seeds=(1, 2)),

@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.chains import Chain, Sampler
+from benchmarks.chains import EARLY, Chain, Sampler
 from benchmarks.novelty_rows import (
     Group, Row, average, best, common, distinct_real, grouped, measured, ratio, some, worth)
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
@@ -154,8 +154,9 @@ def name(row: Row, defaults: dict[str, Any]) -> str:
     late = f", CFG from {start:g}" if start else ""
     if not row.pushes:
         return f"no push{late}"
+    early = "" if guidance[EARLY] == defaults[EARLY] else f", early_push {guidance[EARLY]}"
     strength = f", strength {guidance['strength']:g}" if row.method != "ball" else ""
-    return f"{row.method}, radius {guidance['radius']:g}{strength}{late}{shipped}"
+    return f"{row.method}, radius {guidance['radius']:g}{strength}{late}{early}{shipped}"
 
 
 def on_line(row: Row, method: str, varied: str, late: bool, defaults: dict[str, Any]) -> bool:

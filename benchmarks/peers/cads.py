@@ -15,15 +15,15 @@ PSI = 1.0
 
 
 def gamma(time: float, tau1: float = TAU1, tau2: float = TAU2) -> float:
-    """How much is left of the condition at a time, 1 being pure noise (eq. 3)."""
+    """How much is left of the condition at a time, 1 being pure noise: their annealing."""
     if time <= tau1:
         return 1.0
     return max(0.0, (tau2 - time) / (tau2 - tau1))
 
 
 def annealed(y: Tensor, noise: Tensor, left: float, scale: float, psi: float = PSI) -> Tensor:
-    """sqrt(gamma) y + s sqrt(1 - gamma) n (eq. 2), brought back to the mean and the standard
-    deviation of y (eqs. 4 and 5), mixed with what it was by psi.
+    """sqrt(gamma) y + s sqrt(1 - gamma) n, brought back to the mean and the standard
+    deviation of y, mixed with what it was by psi.
 
     The paper's embeddings have about unit variance; so that s means the same for any, the noise
     has the standard deviation of y.

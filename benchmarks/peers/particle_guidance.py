@@ -1,7 +1,7 @@
 """Particle Guidance, in latent space: the samples of a batch repel each other while noisy.
 
 Corso et al., "Particle Guidance: non-I.I.D. Diverse Sampling with Diffusion Models", 2310.13102:
-the score gains the gradient of log Phi = -sum_j k(x_i, x_j) (eqs. 4 and 5), with an RBF kernel
+the score gains the gradient of log Phi = -sum_j k(x_i, x_j), with an RBF kernel
 k = exp(-d^2 / h), h = median(d)^2 / log(n - 1); for Stable Diffusion while sigma >= 1.
 
 Two adaptations. Its particles are those of one batch; so that it has any effect at batch 1, those
