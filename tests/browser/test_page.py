@@ -81,11 +81,11 @@ def memory_node(page, name: str):
             .widgets.find((widget) => widget.name === name).value""", name)
 
 
-def test_the_page_opens_without_errors_of_ours(page):
+def test_the_page_opens_without_errors_of_ours(page, picture):
     assert page.view.locator(".uncommon-memory-tab-button").is_visible()
     page.show_panel()
     page.view.get_by_text("No memory yet.").wait_for()
-    page.picture("first_start")
+    picture("first_start")
     assert page.view.evaluate(FLAWS) == []
     page.show_panel(False)
     assert page.errors == []
@@ -118,7 +118,7 @@ def test_the_demo_runs_and_the_panel_shows_the_new_sample(page):
     assert any(text.startswith("novelty ") for text in readouts)
 
 
-def test_a_sample_tells_of_itself(page):
+def test_a_sample_tells_of_itself(page, picture):
     page.view.locator(".uncommon-tile").nth(1).click()
     details = page.view.locator(".uncommon-details")
     details.get_by_text("Number 2").wait_for()
@@ -127,7 +127,7 @@ def test_a_sample_tells_of_itself(page):
     page.action("copySeed").click()
     page.status("Seed copied.")
     assert page.view.evaluate("navigator.clipboard.readText()") == sample["seed"]
-    page.picture("dark_gallery")
+    picture("dark_gallery")
     assert page.view.evaluate(FLAWS) == []
 
 
@@ -162,7 +162,7 @@ def test_the_keyboard_does_it_all(page):
     assert page.view.evaluate("app.graph.nodes.length") == nodes
 
 
-def test_the_map_shows_and_selects(page):
+def test_the_map_shows_and_selects(page, picture):
     page.view.get_by_role("tab", name="Map").click()
     page.view.locator(".uncommon-map-hint", has_text="% of the variation").wait_for()
     box = page.view.locator(".uncommon-map canvas").bounding_box()
@@ -183,7 +183,7 @@ def test_the_map_shows_and_selects(page):
         page.view.locator(".uncommon-hover img").wait_for(state="visible")
         page.view.mouse.move(left, top)
         page.view.locator(".uncommon-hover").wait_for(state="hidden")
-    page.picture("dark_map")
+    picture("dark_map")
     assert page.view.evaluate(FLAWS) == []
     page.view.mouse.click(left, top)  # beside all dots
     assert page.action("forget").is_disabled()
@@ -207,7 +207,7 @@ def test_the_workflow_of_an_image_comes_back(page):
     page.view.keyboard.press("Escape")
 
 
-def test_export_clear_and_import(page, tmp_path):
+def test_export_clear_and_import(page, picture, tmp_path):
     with page.view.expect_download() as download:
         page.action("export").click()
     file = tmp_path / download.value.suggested_filename
@@ -216,7 +216,7 @@ def test_export_clear_and_import(page, tmp_path):
     page.action("clear").click()
     dialog = page.view.get_by_role("dialog")
     dialog.get_by_text("All 3 samples will be forgotten.").wait_for()
-    page.picture("clear")
+    picture("clear")
     dialog.get_by_role("button", name="Delete").click()
     page.status("3 forgotten.")
     assert live(page) == 0
@@ -234,7 +234,7 @@ def test_reload_keeps_the_state(page):
     assert page.view.locator(".uncommon-list :checked").get_attribute("value") == NAME
 
 
-def test_help_opens_from_the_node(page):
+def test_help_opens_from_the_node(page, picture):
     page.load("novelty")
     page.show_panel(False)
     page.view.evaluate("""() => { const node = app.graph.nodes.find(
@@ -242,28 +242,28 @@ def test_help_opens_from_the_node(page):
         app.canvas.selectNode(node); app.canvas.fitViewToSelectionAnimated?.(); }""")
     page.view.get_by_test_id("info-button").click()
     page.view.get_by_role("heading", name="Novelty Guidance").first.wait_for()
-    page.picture("help")
+    picture("help")
 
 
-def test_light_theme_phone_and_french(page):
+def test_light_theme_phone_and_french(page, picture):
     page.show_panel()
     page.tiles(3)
     assert min(page.view.evaluate(CONTRAST).values()) > 4.5
     page.setting("Comfy.ColorPalette", "light")
     page.view.locator(".uncommon-tile").first.click()
     page.view.locator(".uncommon-details img").wait_for()
-    page.picture("light_gallery")
+    picture("light_gallery")
     assert page.view.evaluate(FLAWS) == []
     assert min(page.view.evaluate(CONTRAST).values()) > 4.5
     page.view.get_by_role("tab", name="Map").click()
-    page.picture("light_map")
+    picture("light_map")
     assert page.view.evaluate(FLAWS) == []
 
     page.view.set_viewport_size({"width": 390, "height": 844})
-    page.picture("phone_map")
+    picture("phone_map")
     assert page.view.evaluate(FLAWS) == []
     page.view.get_by_role("tab", name="Gallery").click()
-    page.picture("phone_gallery")
+    picture("phone_gallery")
     assert page.view.evaluate(FLAWS) == []
 
     page.setting("Comfy.ColorPalette", "dark")
@@ -272,10 +272,10 @@ def test_light_theme_phone_and_french(page):
     page.tiles(3)
     page.view.locator(".uncommon-tile").first.click()
     page.view.locator(".uncommon-details img").wait_for()
-    page.picture("phone_french")
+    picture("phone_french")
     assert page.view.evaluate(FLAWS) == []
     page.view.set_viewport_size({"width": 1280, "height": 800})
-    page.picture("french")
+    picture("french")
     assert page.view.evaluate(FLAWS) == []
     page.setting("Comfy.Locale", "en")
     page.view.get_by_role("tab", name="Gallery").wait_for()
