@@ -14,47 +14,45 @@ import argparse
 import functools
 import itertools
 import json
-import multiprocessing
 import os
 import random
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.chains import WORK, code_hash, start_host
+from benchmarks.chains import WORK, code_hash
 from benchmarks.pairwise import Row, pairwise
 from benchmarks.results import circumstances, command_line, write_json
+from benchmarks.workers import Place, add_arguments, worker_host, workers
 
 DRAWN = WORK / "matrix.jsonl"
 COUNTED = ("evaluations", "off_grid", "outside", "pushed")
 
 
 @functools.cache
-def worker_matrix(folder: Path, threads: int) -> Any:
+def worker_matrix(place: Place) -> Any:
     """The one matrix of a worker process."""
-    host = start_host(folder / str(os.getpid()), threads)
+    host = worker_host(place)
     from benchmarks.matrix_case import Matrix
 
     warnings.simplefilter("ignore")  # of samplers, about the schedules that they are given
-    return Matrix(host, folder / str(os.getpid()))
+    return Matrix(host, place[0] / str(os.getpid()))
 
 
-def host_axes(folder: Path, threads: int) -> dict[str, list]:
-    worker_matrix(folder, threads)
+def host_axes(place: Place) -> dict[str, list]:
+    worker_matrix(place)
     from benchmarks.matrix_case import axes
 
     return axes()
 
 
-def draw(folder: Path, threads: int, row: Row) -> dict:
+def draw(place: Place, row: Row) -> dict:
     """One case, as it is kept."""
-    matrix = worker_matrix(folder, threads)
+    matrix = worker_matrix(place)
     from benchmarks.matrix_case import Case
 
     return {"case": row, "code": code_hash(), **asdict(matrix.check(Case(**row)))}
@@ -85,11 +83,11 @@ def kept() -> dict[str, dict]:
     return found
 
 
-def draw_all(workers: ProcessPoolExecutor, place: tuple[Path, int], rows: Sequence[Row]) -> None:
+def draw_all(pool: ProcessPoolExecutor, place: Place, rows: Sequence[Row]) -> None:
     DRAWN.parent.mkdir(parents=True, exist_ok=True)
     with DRAWN.open("a", encoding="utf-8") as file:
         file.write("\n")  # a crash may have cut off the last line
-        done = workers.map(functools.partial(draw, *place), rows)
+        done = pool.map(functools.partial(draw, place), rows)
         for one in tqdm(done, total=len(rows), unit="case"):
             file.write(json.dumps(one) + "\n")
             file.flush()
@@ -136,24 +134,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python dev.py bench matrix", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, help="draw this many cases at most, then report")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
-                        help="processes that draw at once (default: one per core)")
+    add_arguments(parser)
     parser.add_argument("--refresh", action="store_true",
                         help="draw again what was drawn with other guidance code than the present")
-    parser.add_argument("--report", action="store_true", help="draw nothing, only report")
     arguments = parser.parse_args()
 
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ProcessPoolExecutor(
-            arguments.jobs, multiprocessing.get_context("spawn")) as workers:
-        place = (Path(folder), threads)
-        axes = workers.submit(host_axes, *place).result()
+    with workers(arguments.jobs) as (pool, place):
+        axes = pool.submit(host_axes, place).result()
         rows = plan(axes)
         if not arguments.report:
             found = kept()
             missing = [row for row in rows if key(row) not in found
                        or arguments.refresh and found[key(row)]["code"] != code_hash()]
-            draw_all(workers, place, missing[:arguments.count])
+            draw_all(pool, place, missing[:arguments.count])
         raise SystemExit(write_report(rows, axes) > 0)
 
 

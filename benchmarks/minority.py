@@ -12,23 +12,20 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import multiprocessing
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import minority_scores
+from benchmarks import minority_scores, workers
 from benchmarks.chains import WORK, start_host
 from benchmarks.minority_report import write_report
 from benchmarks.minority_scores import ranking_file
 from benchmarks.minority_sets import (
     BOOST, CANDIDATES, GUIDANCE, SELF, SHIPPED, STEPS, Patch, Set, draw)
+from benchmarks.workers import Place
 from demo.host import InProcessHost
 from demo.minority_classifier import ClassifierRecipe, train_classifier
 from demo.workflow import widget_defaults
@@ -133,45 +130,45 @@ SCORED_PARTS = ("main", "top")
 
 
 @functools.cache
-def worker_host(folder: Path, threads: int) -> InProcessHost:
-    """The one host of a worker process; it finds the classifiers that this benchmark trained."""
-    host = start_host(folder / str(os.getpid()), threads)
+def worker_host(place: Place) -> InProcessHost:
+    """That of a worker process; it finds the classifiers that this benchmark trained."""
+    host = workers.worker_host(place)
     import folder_paths
 
     folder_paths.add_model_folder_path("minority_classifiers", str(WORK / "minority"))
     return host
 
 
-def draw_set(folder: Path, threads: int, wanted: Set) -> int:
-    return draw(worker_host(folder, threads), wanted)
+def draw_set(place: Place, wanted: Set) -> int:
+    return draw(worker_host(place), wanted)
 
 
-def node_defaults(folder: Path, threads: int) -> Defaults:
-    nodes = worker_host(folder, threads).pack_nodes
+def node_defaults(place: Place) -> Defaults:
+    nodes = worker_host(place).pack_nodes
     return {name: widget_defaults(nodes[name].GET_NODE_INFO_V1())
             for name in (GUIDANCE, SELF, BOOST)}
 
 
-def train_others(folder: Path, threads: int) -> None:
+def train_others(place: Place) -> None:
     """The classifiers of the part "ablation", one after the other; each resumes."""
-    host = start_host(WORK / "minority" / "host", threads)
+    host = start_host(WORK / "minority" / "host", place[1])
     for name, recipe in OTHER_CLASSIFIERS.items():
         target = WORK / "minority" / f"{name.replace(' ', '-')}.safetensors"
         if not target.is_file():
             train_classifier(host, recipe, target)
 
 
-def rank_faces(folder: Path, threads: int) -> None:
+def rank_faces(place: Place) -> None:
     if not ranking_file().is_file():
-        rows = minority_scores.ranking(worker_host(folder, threads))
+        rows = minority_scores.ranking(worker_host(place))
         ranking_file().parent.mkdir(parents=True, exist_ok=True)
         ranking_file().write_text(json.dumps(rows), "utf-8")
 
 
-def score_set(folder: Path, threads: int, wanted: Set) -> None:
+def score_set(place: Place, wanted: Set) -> None:
     """Minority scores as those that the shipped classifier learnt."""
     if minority_scores.load_scores(wanted) is None:
-        minority_scores.score_set(worker_host(folder, threads), wanted)
+        minority_scores.score_set(worker_host(place), wanted)
 
 
 def main() -> None:
@@ -179,40 +176,34 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ["score", *PARTS]
     parser.add_argument("--part", action="append", choices=names, help="only this part, or these")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
-                        help="processes that draw at once (default: one per core)")
-    parser.add_argument("--report", action="store_true", help="draw nothing, only report")
+    workers.add_arguments(parser)
     arguments = parser.parse_args()
 
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ProcessPoolExecutor(
-            arguments.jobs, multiprocessing.get_context("spawn")) as workers:
-        place = (Path(folder), threads)
-        defaults = workers.submit(node_defaults, *place).result()
+    with workers.workers(arguments.jobs) as (pool, place):
+        defaults = pool.submit(node_defaults, place).result()
         for name in [] if arguments.report else arguments.part or names:
             if name == "score":
-                workers.submit(rank_faces, *place).result()
+                pool.submit(rank_faces, place).result()
             else:
                 if name == "ablation":
-                    train_apart(train_others, *place)
+                    train_apart(train_others, place)
                 sets = PARTS[name](defaults)
-                in_parallel(workers, name, functools.partial(draw_set, *place), sets)
+                in_parallel(pool, name, functools.partial(draw_set, place), sets)
                 if name in SCORED_PARTS:
-                    in_parallel(workers, f"{name}: scores", functools.partial(score_set, *place),
-                                sets)
+                    in_parallel(pool, f"{name}: scores", functools.partial(score_set, place), sets)
             write_report({name: make(defaults) for name, make in PARTS.items()}, defaults)
         write_report({name: make(defaults) for name, make in PARTS.items()}, defaults)
 
 
 def train_apart(work: Callable[..., None], *arguments: Any) -> None:
     """In a process of its own, since its host has another folder."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+    with workers.processes(1) as worker:
         worker.submit(work, *arguments).result()
 
 
-def in_parallel(workers: ProcessPoolExecutor, title: str, work: Callable[[Set], Any],
+def in_parallel(pool: ProcessPoolExecutor, title: str, work: Callable[[Set], Any],
                 sets: Sequence[Set]) -> None:
-    for _ in tqdm(workers.map(work, sets), desc=title, total=len(sets), unit="set"):
+    for _ in tqdm(pool.map(work, sets), desc=title, total=len(sets), unit="set"):
         pass
 
 

@@ -11,16 +11,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from benchmarks.chains import (
     Chain,
@@ -30,10 +23,9 @@ from benchmarks.chains import (
     guidance_defaults,
     is_drawn,
     load,
-    start_host,
 )
 from benchmarks.novelty_report import write_report
-from demo.host import InProcessHost
+from benchmarks.workers import Place, add_arguments, draw_all, worker_host, workers
 
 SHIPPED = Sampler("euler", 20)  # as in example_workflows/novelty.json
 OTHERS = (Sampler("euler_ancestral", 20), Sampler("euler_ancestral", 40))
@@ -119,21 +111,15 @@ PARTS = (  # the most important first
 )
 
 
-@functools.cache
-def worker_host(folder: Path, threads: int) -> InProcessHost:
-    """The one host of a worker process."""
-    return start_host(folder / str(os.getpid()), threads)
-
-
-def draw_and_save(folder: Path, threads: int, chain: Chain) -> int:
+def draw_and_save(place: Place, chain: Chain) -> int:
     """Draws one chain; returns how many images it has."""
-    drawn = draw(worker_host(folder, threads), chain)
+    drawn = draw(worker_host(place), chain)
     drawn.save(chain)
     return len(drawn.images)
 
 
-def shipped_defaults(folder: Path, threads: int) -> dict[str, Any]:
-    return guidance_defaults(worker_host(folder, threads))
+def shipped_defaults(place: Place) -> dict[str, Any]:
+    return guidance_defaults(worker_host(place))
 
 
 def main() -> None:
@@ -141,37 +127,25 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [part.name for part in PARTS]
     parser.add_argument("--part", action="append", choices=names, help="only this part, or these")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
-                        help="processes that draw at once (default: one per core)")
+    add_arguments(parser)
     parser.add_argument("--refresh", action="store_true",
                         help="draw again what was drawn with other guidance code than the present")
-    parser.add_argument("--report", action="store_true", help="draw nothing, only report")
     arguments = parser.parse_args()
 
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ProcessPoolExecutor(
-            arguments.jobs, multiprocessing.get_context("spawn")) as workers:
-        place = (Path(folder), threads)
-        defaults = workers.submit(shipped_defaults, *place).result()
+    with workers(arguments.jobs) as (pool, place):
+        defaults = pool.submit(shipped_defaults, place).result()
         plan = [chain for part in PARTS for chain in part.chains(defaults)]
         for part in PARTS:
             if part.name in (arguments.part or names) and not arguments.report:
                 chains = part.chains(defaults)
                 missing = [chain for chain in chains if not is_drawn(chain)
                            or arguments.refresh and is_outdated(chain)]
-                draw_all(workers, place, part.name, missing)
+                draw_all(pool, functools.partial(draw_and_save, place), part.name, missing)
                 write_report(plan, defaults, SHIPPED, CFG)
         write_report(plan, defaults, SHIPPED, CFG)
     if outdated := sum(is_outdated(chain) for chain in plan):
         print(f"{outdated} chains were drawn with other guidance code than the present; "
               "--refresh draws them again.")
-
-
-def draw_all(workers: ProcessPoolExecutor, place: tuple[Path, int], title: str,
-             chains: Sequence[Chain]) -> None:
-    with tqdm(total=sum(chain.count for chain in chains), desc=title, unit="image") as bar:
-        for done in workers.map(functools.partial(draw_and_save, *place), chains):
-            bar.update(done)
 
 
 def is_outdated(chain: Chain) -> bool:

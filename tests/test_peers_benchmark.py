@@ -227,7 +227,7 @@ def test_a_tiny_sweep_goes_on_where_it_stopped(bench_host, work, monkeypatch, tm
     one = cell.chain({}, 3, 2)
     monkeypatch.setattr("benchmarks.peers.command.worker_host", lambda *place: bench_host)
     assert not is_drawn(one)
-    assert draw_and_save(tmp_path, 1, one) == 2
+    assert draw_and_save((tmp_path, 1), one) == 2
     assert is_drawn(one) and not is_drawn(cell.chain({}, 3, SWEPT))
     seen = []
     run = bench_host.run

@@ -13,43 +13,38 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
-import os
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-from tqdm import tqdm
-
-from benchmarks.chains import Chain, code_hash, draw, guidance_defaults, is_drawn, load, start_host
+from benchmarks import workers
+from benchmarks.chains import Chain, code_hash, draw, guidance_defaults, is_drawn, load
 from benchmarks.peers.methods import Inputs
 from benchmarks.peers.node import register
 from benchmarks.peers.plan import CASES, Case, batches, final, sweep, sweep_cfg
 from benchmarks.peers.report import write_report
 from benchmarks.peers.rows import Measured, best_cells, scores
+from benchmarks.workers import Place
 from demo.host import InProcessHost
 
 PARTS = ("sweep", "sweep-cfg", "final", "batches")
 
 
 @functools.cache
-def worker_host(folder: Path, threads: int) -> InProcessHost:
-    """The one host of a worker process."""
-    host = start_host(folder / str(os.getpid()), threads)
+def worker_host(place: Place) -> InProcessHost:
+    """That of a worker process, with the peers' node."""
+    host = workers.worker_host(place)
     register(host)
     return host
 
 
-def draw_and_save(folder: Path, threads: int, chain: Chain) -> int:
+def draw_and_save(place: Place, chain: Chain) -> int:
     """Draws one chain; returns how many images it has."""
-    drawn = draw(worker_host(folder, threads), chain)
+    drawn = draw(worker_host(place), chain)
     drawn.save(chain)
     return len(drawn.images)
 
 
-def shipped_defaults(folder: Path, threads: int) -> Inputs:
-    return guidance_defaults(worker_host(folder, threads))
+def shipped_defaults(place: Place) -> Inputs:
+    return guidance_defaults(worker_host(place))
 
 
 def chains_of(part: str, case: Case, measured: Measured) -> list[Chain]:
@@ -78,13 +73,11 @@ def main() -> None:
     names = [case.name for case in CASES]
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part, or these")
     parser.add_argument("--model", action="append", choices=names, help="only this, or these")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
-                        help="processes that draw at once (default: one per core)")
+    workers.add_arguments(parser)
     parser.add_argument("--refresh", action="store_true",
                         help="draw again what was drawn with other code than the present")
     parser.add_argument("--plan", action="store_true",
                         help="draw nothing, only say how many images each part has")
-    parser.add_argument("--report", action="store_true", help="draw nothing, only report")
     arguments = parser.parse_args()
     cases = [case for case in CASES if case.name in (arguments.model or names)]
     for case in cases:
@@ -92,11 +85,8 @@ def main() -> None:
             print(case.missing)
     cases = [case for case in cases if not case.missing]
 
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ProcessPoolExecutor(
-            arguments.jobs, multiprocessing.get_context("spawn")) as workers:
-        place = (Path(folder), threads)
-        measured = Measured(workers.submit(shipped_defaults, *place).result())
+    with workers.workers(arguments.jobs) as (pool, place):
+        measured = Measured(pool.submit(shipped_defaults, place).result())
         for part in PARTS:
             for case in cases:
                 if part not in (arguments.part or PARTS) or arguments.report:
@@ -107,7 +97,8 @@ def main() -> None:
                 if arguments.plan:
                     tell(part, case, chains, missing)
                 else:
-                    draw_all(workers, place, f"{case.name}, {part}", missing)
+                    workers.draw_all(pool, functools.partial(draw_and_save, place),
+                                     f"{case.name}, {part}", missing)
                     write_report(measured)
         if not arguments.plan:
             write_report(measured)
@@ -117,10 +108,3 @@ def tell(part: str, case: Case, chains: Sequence[Chain], missing: Sequence[Chain
     """What is planned; `final` and `batches` say what follows from the sweeps drawn so far."""
     print(f"{case.name}, {part}: {len(chains)} chains, {sum(one.count for one in chains)} images; "
           f"to draw: {len(missing)} chains, {sum(one.count for one in missing)} images")
-
-
-def draw_all(workers: ProcessPoolExecutor, place: tuple[Path, int], title: str,
-             chains: Sequence[Chain]) -> None:
-    with tqdm(total=sum(chain.count for chain in chains), desc=title, unit="image") as bar:
-        for done in workers.map(functools.partial(draw_and_save, *place), chains):
-            bar.update(done)
