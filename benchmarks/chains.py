@@ -26,10 +26,10 @@ WORK = ROOT / "benchmarks" / "work"
 MODEL = MODELS[DIGITS].file
 GUIDANCE_NODE = "UncommonNoveltyGuidance"
 GUIDING = ("guidance/early_push", "guidance/evaluation", "guidance/feature_novelty",
-           "guidance/feature_space", "guidance/latent_space", "guidance/limiter",
-           "guidance/noise_level", "guidance/novelty", "guidance/novelty_memory",
-           "guidance/novelty_net", "guidance/prompt", "guidance/repulsion", "nodes/_late_cfg",
-           "nodes/_novelty_hooks")
+           "guidance/feature_space", "guidance/fitted_radius", "guidance/latent_space",
+           "guidance/limiter", "guidance/noise_level", "guidance/novelty",
+           "guidance/novelty_memory", "guidance/novelty_net", "guidance/prompt",
+           "guidance/repulsion", "nodes/_late_cfg", "nodes/_novelty_hooks")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 PEERS = ROOT / "benchmarks" / "peers"
 REPORTING = ("command", "fronts", "methods", "plan", "report", "rows")  # they draw nothing

@@ -25,6 +25,7 @@ from benchmarks.chains import (
     load,
 )
 from benchmarks.novelty_report import write_report
+from benchmarks.novelty_rows import NOTHING_IN_IT
 from benchmarks.workers import Place, add_arguments, draw_all, worker_host, workers
 
 SHIPPED = Sampler("euler", 20)  # as in example_workflows/novelty.json
@@ -64,15 +65,15 @@ def net(radius: float) -> dict[str, Any]:
 
 
 BALL = ball(0.3)
-LATE_CFG = late_ball(0.01)  # so small a ball that nothing is ever in it
-FRONT = (PLAIN, DEFAULTS, LATE_CFG, *map(net, (0.12, 0.19, 0.22, 0.25)),
+LATE_CFG = late_ball(NOTHING_IN_IT)
+FRONT = (PLAIN, DEFAULTS, LATE_CFG, *map(net, (0.12, 0.15, 0.17, 0.19, 0.22, 0.25)),
          *(net(radius) | ALWAYS for radius in (0.16, 0.19, 0.22, 0.25, 0.3)),
          *map(late_ball, (0.2, 0.25, 0.3)), *map(ball, (0.2, 0.25, 0.3, 0.35)))
 STRENGTHS = (0.1, 0.3, 0.9)
 SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3, 0.4)),
          *swept("net", STRENGTHS), *swept("exact", STRENGTHS))
 SHORT_SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3)), *swept("net", STRENGTHS))
-FEATURES = (*map(net, (0.15, 0.19, 0.22, 0.25)),
+FEATURES = (DEFAULTS, *map(net, (0.15, 0.19, 0.22, 0.25)),
             *(net(radius) | ALWAYS for radius in (0.19, 0.22, 0.25)))
 
 

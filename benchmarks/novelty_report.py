@@ -156,14 +156,15 @@ def name(row: Row, defaults: dict[str, Any]) -> str:
         return f"no push{late}"
     early = "" if guidance[EARLY] == defaults[EARLY] else f", early_push {guidance[EARLY]}"
     strength = f", strength {guidance['strength']:g}" if row.method != "ball" else ""
-    return f"{row.method}, radius {guidance['radius']:g}{strength}{late}{early}{shipped}"
+    radius = f"{guidance['radius']:g}" if guidance["radius"] else "from the memory"
+    return f"{row.method}, radius {radius}{strength}{late}{early}{shipped}"
 
 
 def on_line(row: Row, method: str, varied: str, late: bool, defaults: dict[str, Any]) -> bool:
     """Whether a row belongs to a method's front over one input, the other being the default."""
     other = {"radius": "strength", "strength": "radius"}[varied]
     guidance = row.chain.guidance
-    return (row.method == method and row.is_late == late and row.pushes
+    return (row.method == method and row.is_late == late and row.pushes and guidance[varied] > 0
             and (method == "ball" or guidance[other] == defaults[other]))
 
 

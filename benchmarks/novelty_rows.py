@@ -16,6 +16,7 @@ from benchmarks.chains import Chain, load
 from benchmarks.measures import DigitsMeasure
 from demo.data import digits
 
+NOTHING_IN_IT = 0.01  # so small a radius that nothing is ever in it
 COUNT = 128  # all figures are those of the first 128 images, but for the longer curves
 
 
@@ -47,7 +48,7 @@ class Row:
     @property
     def pushes(self) -> bool:
         """Whether its ball is wide enough for anything ever to lie in it."""
-        return self.chain.guidance is not None and self.chain.guidance["radius"] > 0.01
+        return self.chain.guidance is not None and self.chain.guidance["radius"] != NOTHING_IN_IT
 
     def as_json(self) -> dict[str, Any]:
         at = [n for n in (32, 64, 128, 256, 512) if n <= len(self.curve)]

@@ -13,6 +13,7 @@ import torch
 from sqlalchemy import make_url
 from torch import Tensor
 
+from .fitted_radius import FITTED, fitted_radius
 from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
 from .memory.cap import WHEN_FULL
@@ -23,6 +24,7 @@ from .repulsion import REPULSIONS, Repulsion
 LATENT, VISION = "latent", "vision"
 SPACES = (LATENT, "features", VISION)
 SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
+ALIKE = -0.7  # log similarity of prompts that count as one where the radius is fitted: a half
 
 
 @functools.lru_cache(maxsize=64)
@@ -131,7 +133,8 @@ class NoveltyMemory:
                   device: torch.device) -> Repulsion | None:
         """What pushes away from the remembered samples; None where none counts.
 
-        prompt: `[PROMPT_DIM]`, None where prompts do not matter.
+        prompt: `[PROMPT_DIM]`, None where prompts do not matter; radius: FITTED to take that of
+        the samples themselves.
         """
         if len(remembered) == 0:
             return None
@@ -149,6 +152,8 @@ class NoveltyMemory:
         counts = (similarity > SIMILAR) & (log_weight > SIMILAR)
         if not bool(counts.any()):
             return None
+        if radius == FITTED:
+            radius = fitted_radius(centre[counts & (similarity > ALIKE)])
         return REPULSIONS[kind](centre[counts].to(device),
                                 (log_weight + similarity)[counts].to(device), radius)
 

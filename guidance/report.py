@@ -10,16 +10,20 @@ from .novelty_memory import NoveltyMemory, Recorded
 
 def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, strength: float,
                    record: bool, whole: bool, figures: PushFigures, without_cfg: int,
-                   recorded: Recorded | None, ignored: Sequence[str] = ()) -> str:
+                   recorded: Recorded | None, ignored: Sequence[str] = (),
+                   fitted: float | None = None) -> str:
     """A few lines: the memory, how novel the new images are, what was pushed or why nothing was.
 
     revision, remembered: what guided the run, and how many samples that was; record: the node's
     switch; whole: whether the run went on to the end; without_cfg: evaluations before CFG began;
-    ignored: inputs of the node that have no use, and for what they are.
+    ignored: inputs of the node that have no use, and for what they are; fitted: the radius, where
+    the memory gave it.
     """
     stats = memory.log.stats()
     lines = [f"{memory.name}@{revision}: pushed away from {remembered} samples",
              _pushed(memory, remembered, strength, figures)]
+    if fitted is not None and figures.evaluations:
+        lines.append(f"Radius {fitted:.3f}, from the distances in the memory")
     if without_cfg:
         lines.append(f"CFG began after {without_cfg} evaluations of the model")
     if figures.looked:

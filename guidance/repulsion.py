@@ -25,10 +25,12 @@ class Repelled(NamedTuple):
 class Repulsion(Protocol):
     """What pushes embeddings away from the memory.
 
-    through_model: whether the model's input is shifted (see novelty.py), or its x0-hat.
+    through_model: whether the model's input is shifted (see novelty.py), or its x0-hat; radius:
+    distance below which two samples count as the same.
     """
 
     through_model: ClassVar[bool]
+    radius: float
 
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled: ...
 

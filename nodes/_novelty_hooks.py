@@ -14,6 +14,7 @@ from torch import Tensor
 from ..guidance.early_push import LOOK_STEPS
 from ..guidance.feature_novelty import FeatureRun
 from ..guidance.feature_space import FeatureSpace
+from ..guidance.fitted_radius import FITTED, UNKNOWN
 from ..guidance.latent_space import LatentSpace
 from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
@@ -172,7 +173,8 @@ class NoveltyHooks:
         figures = guided.run.figures()
         self._tell(novelty_report(
             self.memory, guided.revision, len(guided.remembered), self.options.strength,
-            self.options.record, whole, figures, guided.cfg.skipped, recorded, self._ignored()))
+            self.options.record, whole, figures, guided.cfg.skipped, recorded, self._ignored(),
+            guided.run.settings.radius if self.options.radius == FITTED else None))
         _host.tell_memory_changed(
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())
@@ -231,7 +233,7 @@ class NoveltyHooks:
             guided.remembered, guided.space.id, hashes=content_hashes(result),
             embedding=embedding, prompt=guided.prompt,
             seed=guided.note["seed"] or 0,
-            settings={"strength": self.options.strength, "radius": self.options.radius,
+            settings={"strength": self.options.strength, "radius": guided.run.settings.radius,
                       "repulsion": self.options.repulsion, "revision": guided.revision,
                       "prompt_id": prompt_id, "node": sampler_id},
             previews=[_host.preview(latent_format, latent) for latent in latents],
@@ -249,8 +251,9 @@ class NoveltyHooks:
         repulsion = self.memory.repulsion(
             options.repulsion, remembered, prompt if options.prompt_aware else None,
             options.radius, model.load_device)
+        radius = repulsion.radius if repulsion else options.radius or UNKNOWN
         settings = NoveltySettings(
-            strength=options.strength, radius=options.radius, batch=options.batch_repulsion,
+            strength=options.strength, radius=radius, batch=options.batch_repulsion,
             early=early, look=early and len(sigmas) - 1 <= LOOK_STEPS,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(options.end_percent)))

@@ -27,9 +27,9 @@ class NoveltyGuidance(io.ComfyNode):
                     "memory", tooltip="What to stay away from, from Novelty Memory."),
                 io.Float.Input(
                     "strength", default=0.3, min=0.0, max=2.0, step=0.01,
-                    tooltip="Most that a push may be, as a fraction of the noise that a step "
-                            "removes; it means the same for every model. 0 pushes nothing. Values "
-                            "above 1 break images."),
+                    tooltip="How far a push goes. It is never more than this fraction of the noise "
+                            "that a step removes, so it means the same for every model. 0 pushes "
+                            "nothing. For far more, raise radius as well."),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the denoising the pushing begins; 0 is pure noise. With a "
@@ -39,11 +39,12 @@ class NoveltyGuidance(io.ComfyNode):
                     "end_percent", default=0.9, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the denoising the pushing ends; 1 is the finished image."),
                 io.Float.Input(
-                    "radius", default=0.15, min=0.01, max=2.0, step=0.01, optional=True,
+                    "radius", default=0.0, min=0.0, max=2.0, step=0.01, optional=True,
                     advanced=True,
                     tooltip="Distance below which two images count as the same: root mean square "
-                            "difference of their pooled latents. Larger pushes earlier and from "
-                            "farther away."),
+                            "difference of their pooled latents. 0 takes it from the memory: .7 "
+                            "of how far its images lie apart; the node shows it. Larger pushes "
+                            "earlier and from farther away."),
                 io.Combo.Input(
                     "repulsion", options=list(REPULSIONS), optional=True, advanced=True,
                     tooltip="What pushes. net: a small network that has learnt every image; it "
