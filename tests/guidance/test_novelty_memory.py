@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guidance.curation import Remembering, describe, forget
+from guidance.fitted_radius import FITTED, SHARE, UNKNOWN
 from guidance.memory import FeatureSpaceError, MemoryLogError, RevisionError, RevisionGoneError
 from guidance.memory.bank import GrowingTensor
 from guidance.memory.net_cache import NetCache
@@ -212,6 +213,22 @@ def test_another_feature_space_is_refused_and_both_are_named(memory):
     with pytest.raises(FeatureSpaceError) as error:
         memory.check_space("latent/1/Flux/16")
     assert SPACE in str(error.value) and "latent/1/Flux/16" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["net", "exact"])
+def test_a_radius_of_the_memorys_own(memory, kind):
+    """Samples of another prompt lie ten times as far apart; they do not count."""
+    own, other = torch.ones(PROMPT_DIM) / 8, -torch.ones(PROMPT_DIM) / 8
+    for i in range(9):
+        record(memory, i, prompt=own)
+        record(memory, 10.0 * i, prompt=other)
+
+    def radius(prompt, given: float) -> float:
+        return memory.repulsion(kind, memory.bank.at(), prompt, given, torch.device("cpu")).radius
+
+    assert radius(own, FITTED) == pytest.approx(SHARE)
+    assert radius(other, FITTED) == pytest.approx(10 * SHARE)
+    assert radius(own, 0.3) == 0.3
 
 
 def test_samples_of_other_prompts_do_not_count(memory):
@@ -425,6 +442,8 @@ NOTHING = replace(PUSHED, possible=False, evaluations=0, within=0, pushed=0.0, m
     (replace(NOTHING, possible=True), {}, "Nothing pushed: the run has a single step"),
     (replace(PUSHED, within=0), {}, "no step lies between start_percent and end_percent"),
     (replace(PUSHED, pushed=0.0), {}, "no step came near a remembered sample"),
+    (PUSHED, {"fitted": UNKNOWN}, "Radius 0.150, until 8 samples of this prompt are remembered"),
+    (PUSHED, {"fitted": 0.1234}, "Radius 0.123, from the distances in the memory"),
     (PUSHED, {"without_cfg": 3}, "CFG began after 3 evaluations of the model"),
     (PUSHED, {"record": False}, "Nothing recorded: recording is switched off."),
     (PUSHED, {"whole": False}, "Nothing recorded: this pass ends before the last step"),

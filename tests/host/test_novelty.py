@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sqlite3
 
 import numpy as np
@@ -461,6 +462,21 @@ def test_only_what_depends_on_the_memory_runs_again(fresh_host, novelty_graph):
     frozen = novelty_graph(memory={"mode": "frozen"})
     fresh_host.run(frozen)
     assert fresh_host.run(frozen).executed == []
+
+
+def test_the_radius_comes_from_the_memory(fresh_host, novelty_graph, memory):
+    """Eight samples are enough; a frozen memory gives the same radius again."""
+    fitted = {"guidance": {"radius": 0.0}}
+    first = fresh_host.run(novelty_graph(batch=8, **fitted))
+    assert "Radius 0.150, until 8 samples of this prompt are remembered" in shown(first)
+    graph = novelty_graph(seed=1, memory={"mode": "frozen", "revision": 8}, **fitted)
+    [told] = [line for line in shown(fresh_host.run(graph)).splitlines() if "Radius" in line]
+    assert re.fullmatch(r"Radius 0\.\d{3}, from the distances in the memory", told)
+    run = fresh_host.run(novelty_graph(seed=1, **fitted))
+    assert told in shown(run)
+    *_, entry = memory.log.samples()
+    assert f"{entry.settings['radius']:.3f}" == told.split()[1].rstrip(",")
+    assert entry.settings["radius"] != pytest.approx(0.15)
 
 
 def test_saved_images_tell_memory_revision_strength_and_seed(fresh_host, novelty_graph):
