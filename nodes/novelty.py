@@ -42,9 +42,9 @@ class NoveltyGuidance(io.ComfyNode):
                     "radius", default=0.0, min=0.0, max=2.0, step=0.01, optional=True,
                     advanced=True,
                     tooltip="Distance below which two images count as the same: root mean square "
-                            "difference of their pooled latents. 0 takes it from the memory: .7 "
-                            "of how far its images lie apart; the node shows it. Larger pushes "
-                            "earlier and from farther away."),
+                            "difference of their pooled latents. 0 takes it from the memory, by "
+                            "how far its images of this prompt lie apart; the node shows it. "
+                            "Larger pushes earlier and from farther away."),
                 io.Combo.Input(
                     "repulsion", options=list(REPULSIONS), optional=True, advanced=True,
                     tooltip="What pushes. net: a small network that has learnt every image; it "

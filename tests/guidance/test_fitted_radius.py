@@ -6,20 +6,49 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidance.fitted_radius import ENOUGH, LEAST, SHARE, UNKNOWN, fitted_radius
+from guidance.fitted_radius import (
+    ASKED,
+    ENOUGH,
+    LEAST,
+    OF_NEAREST,
+    OF_SPREAD,
+    UNKNOWN,
+    fitted_radius,
+)
 
 
-def samples(count: int, seed: int = 0) -> Tensor:
-    return torch.randn(count, 12, generator=torch.Generator().manual_seed(seed))
+def samples(count: int, seed: int = 0, dim: int = 3) -> Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("count", [8, 9, 100, 256])
+def nearest(given: Tensor) -> Tensor:
+    return torch.cdist(given.double(), given.double()).fill_diagonal_(torch.inf).min(dim=1).values
+
+
+@pytest.mark.parametrize("count", [40, 41, ASKED])
 def test_is_a_share_of_the_median_distance_to_the_nearest(count):
     given = samples(count)
-    distance = torch.cdist(given.double(), given.double())
-    nearest = distance.fill_diagonal_(torch.inf).min(dim=1).values.sort().values
-    assert fitted_radius(given) == pytest.approx(SHARE * float(nearest[(count - 1) // 2]), rel=1e-4)
-    assert fitted_radius(given, share=0.5) == pytest.approx(0.5 * fitted_radius(given) / SHARE)
+    median = nearest(given).sort().values[(count - 1) // 2]
+    assert fitted_radius(given) == pytest.approx(OF_NEAREST * float(median), rel=1e-4)
+
+
+def test_shrinks_as_the_history_grows_denser():
+    found = [fitted_radius(samples(count)) for count in (20, 200, 2000)]
+    assert found == sorted(found, reverse=True) and found[0] > 1.5 * found[2]
+
+
+def test_a_long_history_is_asked_at_samples_spread_over_it():
+    given = torch.cat([samples(1000), samples(1000, seed=1) + 100])
+    assert fitted_radius(given) == pytest.approx(
+        OF_NEAREST * float(nearest(given).median()), rel=0.1)
+
+
+@pytest.mark.parametrize("count", [ENOUGH, 300])
+def test_is_never_more_than_a_share_of_the_spread(count):
+    """In many dimensions the nearest is hardly nearer than the others."""
+    given = samples(count, dim=200)
+    assert OF_NEAREST * nearest(given).median() > OF_SPREAD * 200 ** 0.5
+    assert fitted_radius(given) == pytest.approx(OF_SPREAD * 200 ** 0.5, rel=0.1)
 
 
 def test_goes_with_the_scale_of_the_latents_and_not_with_where_they_lie():
@@ -27,14 +56,8 @@ def test_goes_with_the_scale_of_the_latents_and_not_with_where_they_lie():
     assert fitted_radius(7 * given + 100) == pytest.approx(7 * fitted_radius(given), rel=1e-3)
 
 
-def test_a_long_history_is_asked_at_samples_spread_over_it():
-    early, late = samples(1000), samples(1000, seed=1) + 100
-    assert fitted_radius(torch.cat([early, late])) == pytest.approx(
-        (fitted_radius(early) + fitted_radius(late)) / 2, rel=0.1)
-
-
-def test_few_samples_say_nothing():
-    for count in (0, 1, ENOUGH - 1):
+def test_too_few_samples_say_nothing():
+    for count in range(ENOUGH):
         assert fitted_radius(samples(count)) == UNKNOWN
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidance.curation import Remembering, describe, forget
-from guidance.fitted_radius import FITTED, SHARE, UNKNOWN
+from guidance.fitted_radius import FITTED, OF_NEAREST, UNKNOWN
 from guidance.memory import FeatureSpaceError, MemoryLogError, RevisionError, RevisionGoneError
 from guidance.memory.bank import GrowingTensor
 from guidance.memory.net_cache import NetCache
@@ -217,17 +217,17 @@ def test_another_feature_space_is_refused_and_both_are_named(memory):
 
 @pytest.mark.parametrize("kind", ["net", "exact"])
 def test_a_radius_of_the_memorys_own(memory, kind):
-    """Samples of another prompt lie ten times as far apart; they do not count."""
+    """Samples of another prompt lie ten times as far apart; they do not count for this one."""
     own, other = torch.ones(PROMPT_DIM) / 8, -torch.ones(PROMPT_DIM) / 8
     for i in range(9):
         record(memory, i, prompt=own)
-        record(memory, 10.0 * i, prompt=other)
+        record(memory, 10.0 * i + 10, prompt=other)
 
     def radius(prompt, given: float) -> float:
         return memory.repulsion(kind, memory.bank.at(), prompt, given, torch.device("cpu")).radius
 
-    assert radius(own, FITTED) == pytest.approx(SHARE)
-    assert radius(other, FITTED) == pytest.approx(10 * SHARE)
+    assert radius(own, FITTED) == pytest.approx(OF_NEAREST)
+    assert radius(other, FITTED) == pytest.approx(10 * OF_NEAREST)
     assert radius(own, 0.3) == 0.3
 
 
@@ -442,7 +442,7 @@ NOTHING = replace(PUSHED, possible=False, evaluations=0, within=0, pushed=0.0, m
     (replace(NOTHING, possible=True), {}, "Nothing pushed: the run has a single step"),
     (replace(PUSHED, within=0), {}, "no step lies between start_percent and end_percent"),
     (replace(PUSHED, pushed=0.0), {}, "no step came near a remembered sample"),
-    (PUSHED, {"fitted": UNKNOWN}, "Radius 0.150, until 8 samples of this prompt are remembered"),
+    (PUSHED, {"fitted": UNKNOWN}, "Radius 0.150, until 4 samples of this prompt are remembered"),
     (PUSHED, {"fitted": 0.1234}, "Radius 0.123, from the distances in the memory"),
     (PUSHED, {"without_cfg": 3}, "CFG began after 3 evaluations of the model"),
     (PUSHED, {"record": False}, "Nothing recorded: recording is switched off."),

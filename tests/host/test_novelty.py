@@ -465,10 +465,10 @@ def test_only_what_depends_on_the_memory_runs_again(fresh_host, novelty_graph):
 
 
 def test_the_radius_comes_from_the_memory(fresh_host, novelty_graph, memory):
-    """Eight samples are enough; a frozen memory gives the same radius again."""
+    """A frozen memory gives the same radius again."""
     fitted = {"guidance": {"radius": 0.0}}
     first = fresh_host.run(novelty_graph(batch=8, **fitted))
-    assert "Radius 0.150, until 8 samples of this prompt are remembered" in shown(first)
+    assert "Radius 0.150, until 4 samples of this prompt are remembered" in shown(first)
     graph = novelty_graph(seed=1, memory={"mode": "frozen", "revision": 8}, **fitted)
     [told] = [line for line in shown(fresh_host.run(graph)).splitlines() if "Radius" in line]
     assert re.fullmatch(r"Radius 0\.\d{3}, from the distances in the memory", told)
