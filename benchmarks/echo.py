@@ -46,7 +46,7 @@ EACH, CLASSES = 30, 10
 PERCENTILE = 0.01
 METHODS: dict[str, dict[str, Any] | None] = {
     "plain": None, "seeded": {}, "seeded, strength 0.6": {"strength": 0.6},
-    "seeded, radius 0.35": {"radius": 0.35}}
+    "seeded, radius 0.15": {"radius": 0.15}, "seeded, radius 0.35": {"radius": 0.35}}
 
 
 def graph(label: int, guidance: dict[str, Any] | None) -> Prompt:
