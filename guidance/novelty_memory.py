@@ -13,7 +13,7 @@ import torch
 from sqlalchemy import make_url
 from torch import Tensor
 
-from .fitted_radius import FITTED, fitted_radius
+from .fitted_radius import FITTED, UNKNOWN, fitted_radius
 from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
 from .memory.cap import WHEN_FULL
@@ -86,6 +86,12 @@ class NoveltyMemory:
     def log(self) -> Memory:
         return self.bank.memory
 
+    @property
+    def fits_radius(self) -> bool:
+        """Whether a radius of its samples was measured to be of use: in vision it would be half of
+        what did best."""
+        return self.space != VISION
+
     def resolve(self) -> int:
         """The revision that counts now."""
         return self.log.revision if self.revision is None else self.revision
@@ -153,7 +159,8 @@ class NoveltyMemory:
         if not bool(counts.any()):
             return None
         if radius == FITTED:
-            radius = fitted_radius(centre[counts & (similarity > ALIKE)])
+            radius = (fitted_radius(centre[counts & (similarity > ALIKE)]) if self.fits_radius
+                      else UNKNOWN)
         return REPULSIONS[kind](centre[counts].to(device),
                                 (log_weight + similarity)[counts].to(device), radius)
 

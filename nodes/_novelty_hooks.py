@@ -174,10 +174,14 @@ class NoveltyHooks:
         self._tell(novelty_report(
             self.memory, guided.revision, len(guided.remembered), self.options.strength,
             self.options.record, whole, figures, guided.cfg.skipped, recorded, self._ignored(),
-            guided.run.settings.radius if self.options.radius == FITTED else None))
+            guided.run.settings.radius if self._fits_radius else None))
         _host.tell_memory_changed(
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())
+
+    @property
+    def _fits_radius(self) -> bool:
+        return self.options.radius == FITTED and self.memory.fits_radius
 
     @property
     def _fits_early_push(self) -> bool:
