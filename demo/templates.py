@@ -52,8 +52,8 @@ all of them.
 
 - **Another memory for each project:** change its *name*. Models of different families cannot share.
 - **Compare:** select Novelty Guidance and bypass it (Ctrl+B): now only the seed changes.
-- **Stronger or weaker:** *strength* and *radius*; the defaults were measured on small models, not \
-on this one.
+- **Stronger or weaker:** *strength*; for far more, a *radius* above the one that the node shows \
+after a run. The defaults were measured on small models, not on this one.
 - **Reproduce:** mode *frozen*, and as *revision* the number in the image's metadata."""
 
 
