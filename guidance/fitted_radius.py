@@ -24,18 +24,25 @@ FITTED = 0.0  # in place of a radius
 OF_NEAREST, OF_SPREAD = 0.7, 0.5
 UNKNOWN, ENOUGH = 0.15, 4  # the radius while fewer samples count
 LEAST = 0.01  # where nearly all samples are the same
-ASKED = 256  # samples whose nearest is looked for, evenly spaced over the history
+# Of a longer history, samples evenly spaced over it: as many as a full net has units; and those of
+# them whose nearest is looked for.
+LOOKED_AT, ASKED = 2048, 256
 
 
 def fitted_radius(samples: Tensor) -> float:
     """samples: `[n, dim]`, embeddings of one prompt."""
-    count = len(samples)
-    if count < ENOUGH:
+    if len(samples) < ENOUGH:
         return UNKNOWN
+    samples = samples[_spaced(len(samples), LOOKED_AT)]
     centred = samples - samples.mean(dim=0)
-    spread = (centred.square().sum() / (count - 1)).sqrt()
-    asked = torch.linspace(0, count - 1, min(count, ASKED)).round().long()
+    spread = (centred.square().sum() / (len(samples) - 1)).sqrt()
+    asked = _spaced(len(samples), ASKED)
     distance = squared_distance(centred[asked], centred)
     distance[torch.arange(len(asked)), asked] = torch.inf
     nearest = distance.min(dim=1).values.median().sqrt()
     return max(LEAST, float(torch.minimum(OF_NEAREST * nearest, OF_SPREAD * spread)))
+
+
+def _spaced(count: int, most: int) -> Tensor:
+    """Evenly spaced numbers from 0 to count - 1, each once: all of them, or `most`."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()

@@ -10,6 +10,7 @@ from guidance.fitted_radius import (
     ASKED,
     ENOUGH,
     LEAST,
+    LOOKED_AT,
     OF_NEAREST,
     OF_SPREAD,
     UNKNOWN,
@@ -41,6 +42,13 @@ def test_a_long_history_is_asked_at_samples_spread_over_it():
     given = torch.cat([samples(1000), samples(1000, seed=1) + 100])
     assert fitted_radius(given) == pytest.approx(
         OF_NEAREST * float(nearest(given).median()), rel=0.1)
+
+
+def test_a_very_long_history_is_looked_at_as_a_full_net_would():
+    """Equal to the last bit for the samples that are looked at."""
+    given = samples(4 * LOOKED_AT)
+    spaced = torch.linspace(0, len(given) - 1, LOOKED_AT, dtype=torch.float64).round().long()
+    assert fitted_radius(given) == fitted_radius(given[spaced])
 
 
 @pytest.mark.parametrize("count", [ENOUGH, 300])
