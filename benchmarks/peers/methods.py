@@ -81,7 +81,7 @@ STRENGTHS = {
 }
 TSR = (0.95, 0.85, 0.7)  # .95: the host's default
 RADII = (0.2, 0.3, 0.4)  # of SPELL's ball; the paper's is in the latents' own unit, per model
-NET = (0.12, None, 0.19)  # radius; None: the defaults
+NET = (0.12, None, 0.15, 0.19)  # radius; None: the defaults
 FREE = 0.95
 LOWER = (1.0, 1.5, 2.0)
 MIDDLE = 1
