@@ -241,7 +241,7 @@ def test_a_tiny_sweep_goes_on_where_it_stopped(bench_host, work, monkeypatch, tm
 
 def test_every_case_sweeps_every_method_and_the_digits_stay_affordable():
     class Nothing:
-        defaults = {"radius": 0.15}
+        defaults = {"radius": 0.0}
 
     drawn = [one for part in ("sweep", "sweep-cfg")
              for one in chains_of(part, CASES[0], Nothing())
@@ -263,7 +263,7 @@ def test_best_settings_and_report(work, monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path)
     images, labels = digits()
     noise = values(32, 3, 16, 16)
-    measured = Measured({"radius": 0.15})
+    measured = Measured({"radius": 0.0})
     quiet, default = METHODS["cads"][:2]
     particles = middle("particle guidance")
 
