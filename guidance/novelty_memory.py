@@ -88,9 +88,9 @@ class NoveltyMemory:
 
     @property
     def fits_radius(self) -> bool:
-        """Whether a radius of its samples was measured to be of use: in vision it would be half of
-        what did best."""
-        return self.space != VISION
+        """Whether a radius is taken from its samples. In the other spaces embeddings are directions,
+        of one scale for every model, and half as large a radius as did best would come of it."""
+        return self.space == LATENT
 
     def resolve(self) -> int:
         """The revision that counts now."""
