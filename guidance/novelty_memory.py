@@ -88,8 +88,8 @@ class NoveltyMemory:
 
     @property
     def fits_radius(self) -> bool:
-        """Whether a radius is taken from its samples. In the other spaces embeddings are directions,
-        of one scale for every model, and half as large a radius as did best would come of it."""
+        """Whether a radius is taken from its samples. In the other spaces embeddings are
+        directions, of one scale for every model, and the radius would be half of what did best."""
         return self.space == LATENT
 
     def resolve(self) -> int:
