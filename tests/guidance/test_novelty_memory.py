@@ -16,6 +16,7 @@ from guidance.memory.bank import GrowingTensor
 from guidance.memory.net_cache import NetCache
 from guidance.novelty import PushFigures
 from guidance.novelty_memory import (
+    SPACES,
     NoveltyMemory,
     Recorded,
     content_hashes,
@@ -229,6 +230,10 @@ def test_a_radius_of_the_memorys_own(memory, kind):
     assert radius(own, FITTED) == pytest.approx(OF_NEAREST)
     assert radius(other, FITTED) == pytest.approx(10 * OF_NEAREST)
     assert radius(own, 0.3) == 0.3
+    for space in SPACES[1:]:
+        other_space = replace(memory, space=space)
+        assert other_space.repulsion(kind, memory.bank.at(), own, FITTED,
+                                     torch.device("cpu")).radius == UNKNOWN
 
 
 def test_samples_of_other_prompts_do_not_count(memory):
