@@ -156,7 +156,8 @@ def name(row: Row, defaults: dict[str, Any]) -> str:
         return f"no push{late}"
     early = "" if guidance[EARLY] == defaults[EARLY] else f", early_push {guidance[EARLY]}"
     strength = f", strength {guidance['strength']:g}" if row.method != "ball" else ""
-    radius = f"{guidance['radius']:g}" if guidance["radius"] else "from the memory"
+    fitted = "from the memory" if row.chain.memory is None else "by default"
+    radius = f"{guidance['radius']:g}" if guidance["radius"] else fitted
     return f"{row.method}, radius {radius}{strength}{late}{early}{shipped}"
 
 
