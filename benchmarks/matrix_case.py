@@ -277,7 +277,7 @@ class Matrix:
         space = self.host.pack("nodes._latents").latent_space(self.model(name))
         embedding = space.embed(previous).double()
         wanted = away_from(embedding, self.memory(name).bank.at().embedding.double(),
-                           RADIUS) * STRENGTH / 0.3
+                           RADIUS) * STRENGTH / 0.3  # whole at .3
         shift = spread(place.a, place.x) * space.lift(wanted.float(), previous.float()).double()
         most = STRENGTH * (place.x - spread(place.a, place.x) * previous).flatten(1).norm(dim=1)
         shift = shift * spread((most / shift.flatten(1).norm(dim=1)).clamp(max=1), place.x)
