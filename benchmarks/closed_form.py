@@ -75,6 +75,23 @@ def away_from(embedding: Tensor, remembered: Tensor, radius: float) -> Tensor:
     return length.detach()[:, None] * F.normalize(gradient, dim=1, eps=1e-300)
 
 
+def early_extra(embedding: Tensor, x: Tensor, wanted: Tensor, remembered: Tensor, a: Tensor,
+                s: Tensor, deviations: float) -> Tensor:
+    """What early_push adds to the shift of x_t: `wanted` times s^2 / (a v), as far as x0-hat's
+    distance from the mean, squared, is .5 to .9 of the variance v; at most so many deviations of
+    x_t, which keeps its distance from the mean. All are embeddings; a, s: `[batch]`."""
+    mean = remembered.mean(dim=0)
+    v = (remembered - mean).square().sum() / (len(remembered) - 1)
+    settled = (embedding - mean).square().sum(1) / v - 1 / len(remembered)
+    shift = (((settled - 0.5) / 0.4).clamp(0, 1) * s ** 2 / (a.clamp(min=1e-3) * v))[:, None]
+    shift = shift * wanted
+    most = deviations * (a ** 2 * v + s ** 2).sqrt()
+    shift = shift * (most / shift.norm(dim=1).clamp(min=1e-300)).clamp(max=1)[:, None]
+    before = x - a[:, None] * mean
+    after = before + shift
+    return after * (before.norm(dim=1) / after.norm(dim=1))[:, None] - before
+
+
 def agree(found: Tensor, expected: Tensor, base: Tensor, relative: float) -> bool:
     """Whether each image's push is the expected one but for a fraction of it, and for the rounding
     of float32, in which it was added to `base`."""

@@ -30,7 +30,7 @@ from benchmarks.results import circumstances, command_line, write_json
 from benchmarks.workers import Place, add_arguments, worker_host, workers
 
 DRAWN = WORK / "matrix.jsonl"
-COUNTED = ("evaluations", "off_grid", "outside", "pushed")
+COUNTED = ("evaluations", "off_grid", "outside", "pushed", "early")
 
 
 @functools.cache

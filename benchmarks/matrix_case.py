@@ -27,6 +27,7 @@ from benchmarks.closed_form import (
     Place,
     agree,
     away_from,
+    early_extra,
     signal_and_noise,
     spread,
 )
@@ -36,7 +37,8 @@ from demo.host.small_models import MODELS, prompt
 STEPS, BATCH, SEED = 3, 2, 0
 SCALE, STRENGTH, RADIUS = 3.0, 0.5, 2.0
 WINDOW = {"start_percent": 0.1, "end_percent": 0.9}
-GUIDANCE = ("novelty", "minority", "novelty+minority", "minority+novelty")
+NOVELTY, EARLY, MINORITY = "novelty", "early novelty", "minority"
+GUIDANCE = (NOVELTY, EARLY, MINORITY, f"{NOVELTY}+{MINORITY}", f"{MINORITY}+{NOVELTY}")
 EDGE = 1e-4  # relative: nearer to an end of a window, rounding decides on which side one is
 
 
@@ -56,12 +58,18 @@ class Case:
     cfg: float
     guidance: str
 
+    @property
+    def nodes(self) -> list[str]:
+        """From the model on."""
+        return self.guidance.split("+")
+
 
 @dataclass
 class Outcome:
     """failures: what did not hold; refused: why the host itself cannot draw this case, if so;
     evaluations: of the model in the guided run; off_grid: those between the levels of the schedule;
-    outside: those outside the window; pushed: pushes that should be, one a node and evaluation."""
+    outside: those outside the window; pushed: pushes that should be, one a node and evaluation;
+    early: those of them that early_push makes larger."""
 
     failures: list[str] = field(default_factory=list)
     refused: str | None = None
@@ -69,6 +77,7 @@ class Outcome:
     off_grid: int = 0
     outside: int = 0
     pushed: int = 0
+    early: int = 0
 
 
 class Probe:
@@ -115,6 +124,7 @@ class Matrix:
         self.told: list[tuple[str, str]] = []
         self._models: dict[str, object] = {}
         self._remembered: set[str] = set()
+        self._noise_scales: dict[str, float] = {}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -152,7 +162,7 @@ class Matrix:
                                   memory=self.memory(name, learn=True))
         for steps in (1, 2, 3):
             self.draw(model, Case(model=name, sampler="euler", scheduler="normal", cfg=3.0,
-                                  guidance="novelty"), steps=steps)
+                                  guidance=NOVELTY), steps=steps)
         self._remembered.add(name)
 
     def with_novelty(self, model, name: str, **changes):
@@ -170,10 +180,11 @@ class Matrix:
         """The MODEL with the case's guidance, times a strength, between two probes."""
         outer, inner = Probe(), Probe()
         model = outer.attach(self.model(case.model) if model is None else model, "outer")
-        for kind in case.guidance.split("+"):
-            if kind == "novelty":
+        for kind in case.nodes:
+            if kind in (NOVELTY, EARLY):
                 self.remember(case.model)
-                model = self.with_novelty(model, case.model, strength=strength * STRENGTH)
+                model = self.with_novelty(model, case.model, strength=strength * STRENGTH,
+                                          early_push="auto" if kind == EARLY else "off")
             else:
                 model = self.with_minority(model, scale=strength * SCALE)
         return inner.attach(model, "inner"), outer, inner
@@ -218,7 +229,7 @@ class Matrix:
         if plain.isfinite().all() and not drawn.isfinite().all():
             outcome.failures.append("not finite")
         nodes = [node for node, text in self.told if text]
-        if len(nodes) != len(case.guidance.split("+")):
+        if len(nodes) != len(case.nodes):
             outcome.failures.append(f"told: {self.told}")
         self.compare(case, outer, inner, outcome)
         return outcome
@@ -227,20 +238,24 @@ class Matrix:
         """Every evaluation of a run of the case's MODEL with the closed form."""
         sampling = self.model(case.model).get_model_object("model_sampling")
         outcome.evaluations = len(outer.seen)
-        previous = None
+        looks = len(inner.seen) - len(outer.seen)  # asked once more, before the first push
+        if looks != int(EARLY in case.nodes and case.cfg == 1):
+            outcome.failures.append(f"the model was asked {looks} times more")
+        previous = inner.seen.pop(0).out if looks else None
         for number, (outside, inside) in enumerate(zip(outer.seen, inner.seen, strict=True)):
             place = self._place(sampling, outside)
             outcome.off_grid += int(not torch.isclose(
                 outside.schedule, outside.sigma[0].to(outside.schedule), rtol=EDGE).any())
             outcome.outside += int(not place.within)
-            for kind, found, base in (("novelty", inside.x - outside.x, outside.x),
-                                      ("minority", outside.out - inside.out, inside.out)):
+            for kind, found, base in ((NOVELTY, inside.x - outside.x, outside.x),
+                                      (MINORITY, outside.out - inside.out, inside.out)):
                 expected, relative, certain = torch.zeros_like(place.x), 0.0, place.certain
-                if kind == "minority" and kind in case.guidance:
+                if kind == MINORITY and kind in case.guidance:
                     expected, certain = self._minority(place)
                     relative = 1e-3
                 elif kind in case.guidance and place.within and previous is not None:
-                    expected, relative = self._novelty(case.model, place, previous.double())
+                    expected, relative = self._novelty(case, place, previous.double(),
+                                                       outcome)
                 outcome.pushed += int(expected.any())
                 if certain and not agree(found, expected, base, relative):
                     outcome.failures.append(
@@ -271,14 +286,30 @@ class Matrix:
             place.x / total, torch.full_like(place.a, log_snr))
         return SCALE * s ** 2 / (a * total) * gradient, certain
 
-    def _novelty(self, name: str, place: Place, previous: Tensor) -> tuple[Tensor, float]:
+    def _novelty(self, case: Case, place: Place, previous: Tensor, outcome: Outcome
+                 ) -> tuple[Tensor, float]:
         """The push, and how far it may be off, as a fraction: it takes distances of embeddings e in
         float32, as |e|^2 + |e'|^2 - 2 e e'."""
-        space = self.host.pack("nodes._latents").latent_space(self.model(name))
-        embedding = space.embed(previous).double()
-        wanted = away_from(embedding, self.memory(name).bank.at().embedding.double(),
-                           RADIUS) * STRENGTH / 0.3  # whole at .3
-        shift = spread(place.a, place.x) * space.lift(wanted.float(), previous.float()).double()
+        space = self.host.pack("nodes._latents").latent_space(self.model(case.model))
+        remembered = self.memory(case.model).bank.at().embedding.double()
+        embedding, x = (space.embed(one).double() for one in (previous, place.x))
+        wanted = away_from(embedding, remembered, RADIUS) * STRENGTH / 0.3  # whole at .3
+        shift = place.a[:, None] * wanted
+        if EARLY in case.nodes and case.cfg == 1:
+            noise = place.s * self._noise_scale(case.model)
+            extra = early_extra(embedding, x, wanted, remembered, place.a, noise, 2 * STRENGTH)
+            outcome.early += int(extra.any())
+            shift = shift + extra
+        shift = space.lift(shift.float(), previous.float()).double()
         most = STRENGTH * (place.x - spread(place.a, place.x) * previous).flatten(1).norm(dim=1)
         shift = shift * spread((most / shift.flatten(1).norm(dim=1)).clamp(max=1), place.x)
         return shift, 1e-3 + 2e-6 * float(embedding.square().sum(1).max()) / RADIUS ** 2
+
+    def _noise_scale(self, name: str) -> float:
+        """Root mean square of the embedding of noise of variance 1, from that of each number."""
+        if name not in self._noise_scales:
+            space = self.host.pack("nodes._latents").latent_space(self.model(name))
+            latent = MODELS[name].latent(1)
+            impulses = torch.eye(latent.numel()).view(-1, *latent.shape[1:])
+            self._noise_scales[name] = float(space.embed(impulses).square().sum().sqrt())
+        return self._noise_scales[name]

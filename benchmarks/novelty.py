@@ -4,7 +4,8 @@
 
 Draws chains of queue items through the real KSampler, part by part, the most important first, and
 writes benchmarks/results/novelty.json, .md and .png after each part. Chains that are drawn already
-are kept (in benchmarks/work/), so it can be stopped and run again at any time.
+are kept (their images in benchmarks/work/, their figures in the results), so it can be stopped and
+run again at any time, on another machine too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from benchmarks.chains import (
     load,
 )
 from benchmarks.novelty_report import write_report
-from benchmarks.novelty_rows import NOTHING_IN_IT
+from benchmarks.novelty_rows import NOTHING_IN_IT, Earlier
+from benchmarks.results import earlier_rows
 from benchmarks.workers import Place, add_arguments, draw_all, worker_host, workers
 
 SHIPPED = Sampler("euler", 20)  # as in example_workflows/novelty.json
@@ -138,23 +140,28 @@ def main() -> None:
     with workers(arguments.jobs) as (pool, place):
         defaults = pool.submit(shipped_defaults, place).result()
         plan = [chain for part in PARTS for chain in part.chains(defaults)]
+        earlier = Earlier(earlier_rows("novelty"))
         for part in PARTS:
             if part.name in (arguments.part or names) and not arguments.report:
                 chains = part.chains(defaults)
-                missing = [chain for chain in chains if not is_drawn(chain)
-                           or arguments.refresh and is_outdated(chain)]
+                missing = [chain for chain in chains
+                           if not is_drawn(chain) and earlier.row(chain) is None
+                           or arguments.refresh and is_outdated(chain, earlier)]
                 draw_all(pool, functools.partial(draw_and_save, place), part.name, missing)
-                write_report(plan, defaults, SHIPPED, CFG)
-        write_report(plan, defaults, SHIPPED, CFG)
-    if outdated := sum(is_outdated(chain) for chain in plan):
+                write_report(plan, earlier, defaults, SHIPPED, CFG)
+        write_report(plan, earlier, defaults, SHIPPED, CFG)
+    if outdated := sum(is_outdated(chain, earlier) for chain in plan):
         print(f"{outdated} chains were drawn with other guidance code than the present; "
               "--refresh draws them again.")
 
 
-def is_outdated(chain: Chain) -> bool:
-    """Whether the present code would guide it differently."""
-    return (chain.guidance is not None and (drawn := load(chain)) is not None
-            and drawn.code != code_hash())
+def is_outdated(chain: Chain, earlier: Earlier) -> bool:
+    """Whether the present code might guide it differently."""
+    if chain.guidance is None:
+        return False
+    drawn, row = load(chain), earlier.row(chain)
+    code = drawn.code if drawn is not None else None if row is None else row["code"]
+    return code not in (None, code_hash())
 
 
 if __name__ == "__main__":

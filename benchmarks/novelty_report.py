@@ -12,7 +12,8 @@ import matplotlib
 
 from benchmarks.chains import EARLY, Chain, Sampler
 from benchmarks.novelty_rows import (
-    Group, Row, average, best, common, distinct_real, grouped, measured, ratio, some, worth)
+    Earlier, Group, Row, average, best, common, distinct_real, grouped, measured, ratio, some,
+    worth)
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 from dev import ROOT
 
@@ -67,10 +68,10 @@ def summarise(groups: Sequence[Group], defaults: dict[str, Any], cfg: float) -> 
     }
 
 
-def write_report(plan: Sequence[Chain], defaults: dict[str, Any], shipped: Sampler,
-                 cfg: float) -> None:
+def write_report(plan: Sequence[Chain], earlier: Earlier, defaults: dict[str, Any],
+                 shipped: Sampler, cfg: float) -> None:
     """benchmarks/results/novelty.json, .md and .png, and the README's table, of what is drawn."""
-    rows = measured(plan)
+    rows = measured(plan, earlier)
     if not rows:
         return
     groups = grouped(rows)

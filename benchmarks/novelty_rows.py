@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -18,6 +19,9 @@ from demo.data import digits
 
 NOTHING_IN_IT = 0.01  # so small a radius that nothing is ever in it
 COUNT = 128  # all figures are those of the first 128 images, but for the longer curves
+FILE, KEPT, IMAGES = "file", "kept", "images"  # of a row in the results
+FIGURES = ("distinct_good", "distinct_good_1.3tau", "good", "class_accuracy", "precision", "recall",
+           "density", "coverage", "vendi", "nearest", "nearest_in_history", "seconds")
 
 
 @dataclass(frozen=True)
@@ -52,30 +56,63 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         at = [n for n in (32, 64, 128, 256, 512) if n <= len(self.curve)]
-        return {"method": self.method, "sampler": str(self.chain.sampler),
+        return {FILE: self.chain.file.stem,
+                "method": self.method, "sampler": str(self.chain.sampler),
                 "scheduler": self.chain.sampler.scheduler, "cfg": self.chain.cfg,
                 "class": self.chain.label, "seeds": self.chain.seeds,
                 "guidance": self.chain.guidance, "code": self.code,
                 **{name: round(value, 4) for name, value in self.figures.items()},
-                "curve": {str(n): int(self.curve[n - 1]) for n in at}}
+                "curve": {str(n): int(self.curve[n - 1]) for n in at}, KEPT: self._kept(),
+                IMAGES: max(COUNT, len(self.curve))}
+
+    def _kept(self) -> str:
+        """Which images the curve counts: a binary digit each, the first of all a 1, as
+        hexadecimal number."""
+        counts = self.curve.diff(prepend=torch.zeros(1, dtype=self.curve.dtype)).tolist()
+        return f"{int('1' + ''.join(map(str, counts)), 2):x}"
+
+    @classmethod
+    def of_json(cls, chain: Chain, row: dict[str, Any]) -> Row:
+        """What as_json wrote of this chain."""
+        counts = torch.tensor([int(digit) for digit in f"{int(row[KEPT], 16):b}"[1:]],
+                              dtype=torch.int64)
+        return cls(chain, {name: row[name] for name in FIGURES}, counts.cumsum(0), row["code"])
 
 
 Group = dict[tuple[int, int], Row]
 """The chains of one setting by (class, seed set)."""
 
 
-def measured(plan: Iterable[Chain]) -> list[Row]:
+class Earlier:
+    """The rows of earlier results: of chains that may not be here any more, since their images are
+    not kept with the results."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]] = ()):
+        self._rows = {row[FILE]: row for row in rows if FILE in row}
+
+    def row(self, chain: Chain) -> dict[str, Any] | None:
+        """None if it is not there to its whole length."""
+        row = self._rows.get(chain.file.stem)
+        return row if row is not None and row[IMAGES] >= chain.count else None
+
+
+def measured(plan: Iterable[Chain], earlier: Earlier | None = None) -> list[Row]:
     """The rows of all planned chains that are drawn, each once, in the plan's order."""
-    chains = {chain.file: chain for chain in plan if load(chain) is not None}
+    earlier = Earlier() if earlier is None else earlier
+    chains: dict[Path, Chain] = {}
+    for chain in plan:
+        if chain.file not in chains or chains[chain.file].count < chain.count:
+            chains[chain.file] = chain
     measure, rows = DigitsMeasure(), []
     for chain in chains.values():
-        drawn = load(chain)
-        if len(drawn.images) < COUNT:
-            continue
-        first = drawn.images[:COUNT]
-        figures = measure.summary(first, chain.label) | {"seconds": drawn.seconds.median().item()}
-        rows.append(Row(chain, figures, measure.distinct_good(drawn.images, chain.label),
-                        drawn.code))
+        drawn, row = load(chain), earlier.row(replace(chain, count=COUNT))
+        if drawn is not None and len(drawn.images) >= COUNT:
+            figures = (measure.summary(drawn.images[:COUNT], chain.label)
+                       | {"seconds": drawn.seconds.median().item()})
+            rows.append(Row(chain, figures, measure.distinct_good(drawn.images, chain.label),
+                            drawn.code))
+        elif row is not None:
+            rows.append(Row.of_json(chain, row))
     return rows
 
 

@@ -50,6 +50,12 @@ def write_json(name: str, content: Mapping[str, Any]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
+def earlier_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of benchmarks/results/<name>.json as it is."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text("utf-8"))["rows"] if file.is_file() else []
+
+
 def command_line(name: str) -> str:
     """What to type to get these results."""
     return " ".join(["python dev.py bench", name, *sys.argv[1:]])

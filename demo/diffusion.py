@@ -16,6 +16,7 @@ from tqdm import trange
 
 from guidance.adm import AdmConfig, AdmUNet
 from guidance.adm_checkpoint import ADM_HEADER, Schedule
+from guidance.mixed_precision import mixed_precision
 
 MODELS = Path(__file__).parent / "models"
 UNFINISHED = Path(__file__).parent / "unfinished"
@@ -51,7 +52,7 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
         if noise is None:
             noise = torch.randn_like(x0)
         x_t = signal[t, None, None, None] * x0 + noise_scale[t, None, None, None] * noise
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             prediction = model(x_t, t, label)
         error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
         return (weight[t] * error).mean()

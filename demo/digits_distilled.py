@@ -13,6 +13,7 @@ from tqdm import trange
 
 from guidance.adm import NO_CLASS, AdmConfig, AdmUNet
 from guidance.adm_checkpoint import Schedule, read_adm
+from guidance.mixed_precision import mixed_precision
 
 CFG, STEPS = 4.0, 20
 
@@ -68,7 +69,7 @@ def draw(model: AdmUNet, x: Tensor, labels: Tensor, sigmas: Tensor, steps: Tenso
     both = torch.cat([labels, torch.full_like(labels, NO_CLASS)])
     for sigma, following, step in zip(sigmas, sigmas[1:], steps, strict=False):
         scaled = (x / (1 + sigma ** 2).sqrt()).repeat(2, 1, 1, 1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             predicted = model(scaled, step.expand(len(both)), both)
         asked, free = predicted.float().chunk(2)
         x = x + (following - sigma) * (free + CFG * (asked - free))

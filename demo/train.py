@@ -25,6 +25,7 @@ from demo.judge import JUDGE_FILE, Judge, shifted
 from demo.minority_classifier import ClassifierRecipe, train_classifier
 from guidance.adm import NO_CLASS, AdmConfig
 from guidance.adm_checkpoint import Schedule
+from guidance.mixed_precision import mixed_precision
 
 DIGITS = AdmConfig(image_size=DIGITS_SIZE, model_channels=32, channel_mult=(1, 2, 2),
                    num_res_blocks=1, attention_levels=(2,), num_classes=10, num_head_channels=32,
@@ -167,7 +168,7 @@ def train_dit(count: int = AVATARS_COUNT, iterations: int = 6000, batch: int = 3
         x0, noise = images[pick], torch.randn(batch, *images.shape[1:])
         t = torch.randn(batch).sigmoid()
         x_t = torch.lerp(x0, noise, t[:, None, None, None])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             velocity = model(x_t, t, label)
         return (velocity.float() - (noise - x0)).square().mean()
 

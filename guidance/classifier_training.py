@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, astuple, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from .adm_encoder import AdmEncoder, encoder_config, head_config
 from .minority_classifier import FrozenExtractor, MinorityClassifier, ordinary_copy
+from .mixed_precision import mixed_precision
 from .ordinal import (
     automatic_classes,
     check_scores,
@@ -188,7 +188,7 @@ class ClassifierTraining:
                          for sign in (1, -1))
         x_vp = (signal * x0 + scale * noise).to(self.device)
         log_snr = log_snr.to(self.device)
-        with _autocast(self.device):
+        with mixed_precision(self.device):
             if self.extractor is not None:
                 with torch.no_grad():
                     x_vp = self.extractor(x_vp, log_snr).float()
@@ -283,16 +283,6 @@ class ClassifierTraining:
             net=self.net, time=self.time, space=self.data.space, channels=self.shape[0],
             log_snr_range=(low, high), extractor=self.extractor, thresholds=self.thresholds,
             distance=self.data.distance, sigma=self.data.sigma, training=figures).on("cpu")
-
-
-def _autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 where the device has units for it, else float32."""
-    if device.type == "cuda":
-        has_units = torch.cuda.is_bf16_supported()
-    else:
-        has_units = (device.type == "cpu"
-                     and getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-    return torch.autocast(device.type, torch.bfloat16) if has_units else nullcontext()
 
 
 def _mean(values: Sequence[float]) -> float:

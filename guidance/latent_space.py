@@ -54,6 +54,12 @@ class LatentSpace:
         (rows, _), (columns, _) = (self._matrices_for(n, x0.device) for n in x0.shape[-2:])
         return (rows @ frame @ columns.T).flatten(1) / self.dim ** 0.5
 
+    def noise_scale(self, x0: Tensor) -> Tensor:
+        """`[]`: root mean square of the embedding of noise of variance 1 and of the shape of x0."""
+        (rows, _), (columns, _) = (self._matrices_for(n, x0.device) for n in x0.shape[-2:])
+        frames = x0[0, 0].numel() // (x0.shape[-1] * x0.shape[-2])
+        return (rows.square().sum(1).mean() * columns.square().sum(1).mean() / frames).sqrt()
+
     def lift(self, push: Tensor, x0: Tensor) -> Tensor:
         """A displacement of the embedding `[batch, dim]` -> a smooth one of x0, of its shape."""
         grid = push.view(-1, self.channels, GRID, GRID) * self.dim ** 0.5

@@ -22,17 +22,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .early_push import early_gain, turned
+from .early_push import EARLY, EarlyPush
 from .evaluation import Evaluation
 from .feature_space import FeatureSpace
 from .latent_space import LatentSpace
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
-from .repulsion import ExactKernel, Repelled, Repulsion
+from .repulsion import ExactKernel, Repelled, Repulsion, Samples
 from .vision_space import VisionSpace
 
 # The strength at which the displacement is the repulsion's own, P radii long.
 UNSCALED = 0.3
+NEAR = 0.05  # P from which on a sample counts as pushed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class NoveltySettings:
     as a fraction of the noise that the step removes, |x_t / a - x0|; sigma_start, sigma_end: the
     pushed range of noise levels, both included; radius: distance below which two samples count as
     the same; batch: how strongly the samples of one batch push each other, 0 to 1; early: whether
-    pushes reach as far at high noise as at low; look: whether to ask the model once more before the
-    first push, so that there is a first one.
+    pushes reach as far at high noise as at low, one of EARLY (auto: where the image is settled);
+    look: whether to ask the model once more before the first push, so that there is a first one.
     """
 
     strength: float
@@ -50,7 +51,7 @@ class NoveltySettings:
     sigma_start: float
     sigma_end: float
     batch: float = 1.0
-    early: bool = False
+    early: str = EARLY[-1]
     look: bool = False
 
 
@@ -63,7 +64,8 @@ class PushFigures:
     these with P above .05; mean_push: mean of |shift| over the noise removed, inside the window;
     dropped: shifts that were NaN or infinite; of: what mean_push is a share of; gradients: passes
     backward through another model, and gradient_share: their share of the run's time; looked:
-    whether the model was asked once more.
+    whether the model was asked once more; early: at how many evaluations a push reached at
+    least twice as far as by itself, because the image was settled at high noise.
     """
 
     possible: bool
@@ -76,6 +78,7 @@ class PushFigures:
     gradients: int = 0
     gradient_share: float = 0.0
     looked: bool = False
+    early: int = 0
 
 
 class NoveltyRun:
@@ -93,7 +96,10 @@ class NoveltyRun:
         self.settings = settings
         self._through_model = repulsion is None or repulsion.through_model
         self._scale = settings.strength / UNSCALED if self._through_model else 1.0
+        self._early = (EarlyPush.away_from(repulsion, always=settings.early == "on")
+                       if settings.early != "off" and isinstance(repulsion, Samples) else None)
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
+        self._far: list[Tensor] = []  # likewise: whether a push reached twice as far or farther
         self._alone = Evaluation()
         self._mates = False  # whether the samples of the batch push each other
         self._looked = False
@@ -131,27 +137,28 @@ class NoveltyRun:
         return self.settings.strength > 0 and (self.repulsion is not None or self._mates)
 
     def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel) -> Tensor:
-        """The limited shift of x_t, `[batch, ...]`: signal times the wanted displacement of x0."""
-        displacement, probability = self._displacement(denoised, sigma, level)
-        signal = level.like(level.signal, x)
+        """The limited shift of x_t, `[batch, ...]`."""
+        wanted, probability = self._wanted(x, denoised, sigma, level)
+        removed = per_sample_norm(x - level.like(level.signal, x) * denoised)
         within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
-        noise = x - signal * denoised
-        removed = per_sample_norm(noise)
-        wanted = signal * displacement
-        if self.settings.early:
-            wanted = level.like(early_gain(level), x) * displacement.float()
         shift, dropped = limit(wanted, within * self.settings.strength * removed)
-        if self.settings.early:
-            shift = turned(noise.float(), shift) - noise
         self._evaluations.append(
             (within, probability, per_sample_norm(shift) / removed, dropped))
         return shift.to(denoised.dtype)
 
-    def _displacement(self, denoised: Tensor, sigma: Tensor, level: NoiseLevel
-                      ) -> tuple[Tensor, Tensor]:
-        """The wanted displacement of x0, of its shape, and P(already generated) `[batch]`."""
-        push, probability = self._push(self.space.embed(denoised), level)
-        return self.space.lift(push, denoised), probability
+    def _wanted(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel
+                ) -> tuple[Tensor, Tensor]:
+        """The wanted shift of x_t, of its shape, and P(already generated) `[batch]`."""
+        embedding = self.space.embed(denoised)
+        push, probability = self._push(embedding, level)
+        shift = level.signal[:, None] * push
+        if self._early is not None:
+            noise = level.noise * self.space.noise_scale(x)
+            extra = self._early.extra(embedding, level, noise)
+            shift = shift + self._early.turned(self.space.embed(x), extra[:, None] * push, level,
+                                               noise, self.settings.strength)
+            self._far.append(extra > level.signal)
+        return self.space.lift(shift, denoised), probability
 
     def _push(self, embedding: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """-grad log(1 - P) adds up over independent memories: the log's and the batch's own."""
@@ -180,8 +187,11 @@ class NoveltyRun:
         within, probability, push, dropped = (
             torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
         count = int(within.sum())
+        near = (probability > NEAR) & within
+        far = torch.stack(self._far).cpu() if self._far else torch.zeros_like(near)
         return PushFigures(
             possible=possible, evaluations=len(within), within=int(within.any(dim=1).sum()),
-            pushed=int(((probability > 0.05) & within).sum()) / max(count, 1),
+            pushed=int(near.sum()) / max(count, 1),
             mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
-            dropped=int((dropped & within).sum()), of=self.of, looked=self._looked)
+            dropped=int((dropped & within).sum()), of=self.of, looked=self._looked,
+            early=int((near & far).any(dim=1).sum()))

@@ -29,6 +29,9 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
         lines.append(f"Radius {fitted:.3f}, {source}")
     if without_cfg:
         lines.append(f"CFG began after {without_cfg} evaluations of the model")
+    if figures.early:
+        lines.append(f"Early push in {figures.early} of these steps: the image was settled where "
+                     "noise was high")
     if figures.looked:
         lines.append("The model was asked once more, to push from the first step on")
     if figures.gradients:

@@ -50,8 +50,14 @@ class VisionRun(NoveltyRun):
         finally:
             self._ended = time.perf_counter()
 
+    def _wanted(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel
+                ) -> tuple[Tensor, Tensor]:
+        displacement, probability = self._displacement(denoised, sigma, level)
+        return level.like(level.signal, x) * displacement, probability
+
     def _displacement(self, denoised: Tensor, sigma: Tensor, level: NoiseLevel
                       ) -> tuple[Tensor, Tensor]:
+        """The wanted displacement of x0, of its shape, and P(already generated) `[batch]`."""
         # Waits for the device: what is spared outside the window costs far more.
         now = float(sigma.amax())
         if now not in self._window:

@@ -34,7 +34,6 @@ from ._sampling_hooks import SHARED, running, unfit
 from ._vision_encoder import vision_space
 
 KEY = "uncommon.novelty"
-EARLY = ("auto", "on", "off")
 # What start_percent 0 means in space vision: before it the decoded x0-hat is a blur, whose
 # embedding says nothing of the image to come (docs/novelty.md).
 VISION_START = 0.2
@@ -250,15 +249,16 @@ class NoveltyHooks:
     def _run(self, model, space: Space, remembered: Remembered, prompt: Tensor | None,
              sigmas: Tensor, without_cfg: bool) -> NoveltyRun:
         options, sampling = self.options, model.get_model_object("model_sampling")
-        early = (self._fits_early_push and options.early_push != "off"
-                 and (options.early_push == "on" or without_cfg))
+        early = options.early_push if self._fits_early_push else "off"
+        if early == "auto" and not without_cfg:
+            early = "off"
         repulsion = self.memory.repulsion(
             options.repulsion, remembered, prompt if options.prompt_aware else None,
             options.radius, model.load_device)
         radius = repulsion.radius if repulsion else options.radius or UNKNOWN
         settings = NoveltySettings(
             strength=options.strength, radius=radius, batch=options.batch_repulsion,
-            early=early, look=early and len(sigmas) - 1 <= LOOK_STEPS,
+            early=early, look=early != "off" and len(sigmas) - 1 <= LOOK_STEPS,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(options.end_percent)))
         if isinstance(space, VisionSpace):

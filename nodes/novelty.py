@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..guidance.early_push import EARLY
 from ..guidance.repulsion import REPULSIONS
-from ._novelty_hooks import EARLY, NoveltyHooks, NoveltyOptions
+from ._novelty_hooks import NoveltyHooks, NoveltyOptions
 from ._types import CATEGORY, NoveltyMemoryType
 
 
@@ -85,10 +86,11 @@ class NoveltyGuidance(io.ComfyNode):
                             "the steps in between go on with the last one. More is faster."),
                 io.Combo.Input(
                     "early_push", options=list(EARLY), optional=True, advanced=True,
-                    tooltip="Push as far at high noise as at low. For distilled models, which "
-                            "settle everything early; in runs of up to 10 steps the model is "
-                            "asked once more, to push from the first step. auto: where CFG is 1. "
-                            "For space latent, and not for ball."),
+                    tooltip="Push as far at high noise as at low. auto: where CFG is 1 and the "
+                            "image is settled already, as distilled models settle it in their "
+                            "first steps. on: everywhere. In runs of up to 10 steps the model is "
+                            "asked once more, to push from the first step. For space latent, and "
+                            "not for ball."),
             ],
             outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
             hidden=[io.Hidden.unique_id],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -12,9 +13,9 @@ from torch import Tensor
 from benchmarks import chains
 from benchmarks.chains import Chain, Sampler, draw, guidance_defaults, is_drawn, load
 from benchmarks.measures import DigitsMeasure, vendi_score
-from benchmarks.novelty import PARTS
+from benchmarks.novelty import PARTS, is_outdated
 from benchmarks.novelty_report import summarise
-from benchmarks.novelty_rows import grouped, measured, ratio, worth
+from benchmarks.novelty_rows import Earlier, grouped, measured, ratio, worth
 from demo.data import digits
 
 LABEL = 3
@@ -151,3 +152,29 @@ def test_headline_figures(work):
 def test_parts_are_named_once_and_start_with_the_shipped_defaults():
     assert len({part.name for part in PARTS}) == len(PARTS)
     assert {} in PARTS[0].guidance and None in PARTS[0].guidance
+
+
+def test_figures_outlive_the_images(work, monkeypatch):
+    images, labels = digits()
+    chain = replace(CHAIN, count=192)
+    chains.Drawn(images[labels == LABEL][:192].repeat(2, 1, 1, 1)[:192], torch.ones(192),
+                 "code").save(chain)
+    [row] = measured([chain])
+    chain.file.unlink()
+    earlier = Earlier([json.loads(json.dumps(row.as_json()))])
+    assert measured([chain]) == []
+    [again] = measured([chain], earlier)
+    assert torch.equal(again.curve, row.curve)
+    assert again.as_json() == row.as_json()
+    assert earlier.row(chain) and earlier.row(replace(chain, count=193)) is None
+
+
+def test_only_what_other_code_guided_is_outdated(work):
+    plain = replace(CHAIN, count=128)
+    guided = replace(plain, guidance={"repulsion": "exact"})
+    for code, outdated in ((chains.code_hash(), False), ("another", True)):
+        earlier = Earlier({"file": chain.file.stem, "images": 128, "code": code}
+                          for chain in (plain, guided))
+        assert is_outdated(guided, earlier) is outdated
+        assert not is_outdated(plain, earlier)
+        assert not is_outdated(replace(guided, label=8), earlier)

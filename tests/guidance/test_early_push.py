@@ -1,57 +1,143 @@
-"""Pushes that reach as far at high noise as at low."""
+"""Pushes that reach as far at high noise as at low, where the image is settled."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from guidance.early_push import early_gain, turned
+from guidance.early_push import OPEN, SETTLED, EarlyPush
 from guidance.evaluation import Evaluation
-from guidance.limiter import per_sample_norm
+from guidance.latent_space import LatentSpace
 from guidance.noise_level import NoiseLevel
+from guidance.repulsion import ExactKernel
 
-from .test_novelty import denoise, exploding, noise, posterior_mean, remembered, start
+from .test_novelty import SPACE, denoise, exploding, noise, posterior_mean, remembered, start
 
 LEVELS = [NoiseLevel.variance_exploding(torch.tensor([sigma])) for sigma in (0.1, 1.0, 14.6)]
 LEVELS += [NoiseLevel.flow(torch.tensor([t])) for t in (0.1, 0.5, 0.95)]
 
 
+def among(variance: float = 1.0, **settings) -> EarlyPush:
+    """Among endlessly many images around 0."""
+    return EarlyPush(torch.zeros(SPACE.dim), torch.tensor(variance), torch.tensor(torch.inf),
+                     **settings)
+
+
+def history(count: int, scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.cat([noise(1, seed=100 + i) for i in range(count)])
+
+
+def settled(x: torch.Tensor) -> torch.Tensor:
+    """The model of a distilled student: what noise stands for is decided at once."""
+    return x / x.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("variance", [0.1, 1.0])
+@pytest.mark.parametrize("averaged", [1, 64])
 @pytest.mark.parametrize("level", LEVELS)
-def test_moves_x0_of_unit_variance_data_by_what_is_wanted(level):
-    x, wanted = noise(1), noise(1, seed=1)
-    model = posterior_mean(level)
-    moved = model(x + level.like(early_gain(level), x) * wanted) - model(x)
-    torch.testing.assert_close(moved, wanted, rtol=1e-3, atol=1e-4)
+def test_moves_x0_of_gaussian_images_by_what_is_wanted(level, averaged, variance):
+    residue = level.noise / averaged ** 0.5
+    jacobian = level.signal * variance / (level.signal ** 2 * variance + residue ** 2)
+    extra = among(variance, always=True).extra(torch.zeros(1, SPACE.dim), level, residue)
+    torch.testing.assert_close((level.signal + extra) * jacobian, torch.ones(1))
 
 
-def test_pure_noise_of_a_flow_model_has_a_finite_gain():
-    assert early_gain(NoiseLevel.flow(torch.ones(1))).isfinite().all()
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 4, 64, 64), (1, 4, 24, 40), (1, 4, 5, 16, 16)])
+def test_knows_what_averaging_leaves_of_the_noise(shape):
+    space = LatentSpace("Test", shape[1])
+    drawn = torch.randn(2000 * shape[0], *shape[1:], generator=torch.Generator().manual_seed(0))
+    measured = space.embed(drawn).square().sum(dim=1).mean().sqrt()
+    torch.testing.assert_close(space.noise_scale(drawn), measured, rtol=0.01, atol=0)
 
 
-def test_turned_noise_keeps_its_length_and_without_a_shift_itself():
-    before, shift = noise(2), 0.3 * noise(2, seed=1)
-    after = turned(before, shift)
-    torch.testing.assert_close(per_sample_norm(after), per_sample_norm(before))
-    assert (after - before).norm() > 0.2 * shift.norm()
-    assert torch.equal(turned(before, torch.zeros_like(before)), before)
+def test_pure_noise_of_a_flow_model_has_a_finite_extra():
+    level = NoiseLevel.flow(torch.ones(1))
+    assert among(always=True).extra(noise(1).flatten(1), level, level.noise).isfinite().all()
 
 
-def test_pushes_farther_at_high_noise_only():
-    def moved(sigma: float, early: bool) -> float:
-        x = sigma * noise(1)
-        plain = posterior_mean(exploding(1, sigma))(x)
-        run = start(remembered(plain + 0.05 * noise(1, seed=1)), early=early)
-        return float(([denoise(run, x, sigma) for _ in range(2)][1] - plain).norm())
+def test_what_is_not_settled_is_left_alone():
+    level = exploding(4, 14.6)
+    direction = torch.nn.functional.normalize(noise(1).flatten(1))
+    variances = torch.tensor([0.2, OPEN, (OPEN + SETTLED) / 2, 1.0])
+    extra = among().extra(variances.sqrt()[:, None] * direction, level, level.noise)
+    whole = among(always=True).extra(direction, level, level.noise)[0]
+    torch.testing.assert_close(extra, whole * torch.tensor([0.0, 0.0, 0.5, 1.0]))
 
-    assert moved(14.6, True) > 5 * moved(14.6, False) > 0
-    assert moved(0.1, True) == pytest.approx(moved(0.1, False), rel=0.05)
+
+@pytest.mark.parametrize("strength", [0.1, 0.3])
+@pytest.mark.parametrize("size", [8, 64, 128])
+def test_noise_stays_what_noise_may_be(size, strength):
+    space, level = LatentSpace("Test", 4), exploding(2, 14.6)
+    x = 14.6 * torch.randn(2, 4, size, size, generator=torch.Generator().manual_seed(0))
+    residue = level.noise * space.noise_scale(x)
+    early = EarlyPush(torch.zeros(space.dim), torch.tensor(0.5), torch.tensor(10.0))
+    wild = 1e3 * torch.randn(2, space.dim, generator=torch.Generator().manual_seed(1))
+    before = space.embed(x)
+    shift = early.turned(before, wild, level, residue, strength)
+    torch.testing.assert_close((before + shift).norm(dim=1), before.norm(dim=1))
+    deviation = (0.5 + residue ** 2).sqrt()
+    assert (shift.norm(dim=1) < 2.2 * strength * deviation).all()
+    assert (shift.norm(dim=1) > strength * deviation).all()
+
+
+def test_no_shift_stays_none():
+    level = exploding(1, 14.6)
+    still = among().turned(noise(1).flatten(1), torch.zeros(1, SPACE.dim), level, level.noise, 0.3)
+    assert not still.any()
+
+
+def test_knows_the_spread_of_what_is_remembered():
+    embeddings = SPACE.embed(3 + history(50, scale=0.5))
+    early = EarlyPush.away_from(ExactKernel(embeddings, torch.zeros(50), 0.15))
+    torch.testing.assert_close(early.mean, embeddings.mean(dim=0))
+    torch.testing.assert_close(early.variance, embeddings.var(dim=0).sum())
+    assert float(early.count) == pytest.approx(50)
+
+
+def test_what_has_another_prompt_does_not_spread_it():
+    embeddings = SPACE.embed(torch.cat([history(20), 100 + history(20)]))
+    log_weight = torch.tensor([0.0] * 20 + [-11.0] * 20)
+    early = EarlyPush.away_from(ExactKernel(embeddings, log_weight, 0.15))
+    assert float(early.variance) == pytest.approx(1, rel=0.2)
+
+
+def test_a_single_sample_has_no_spread():
+    assert EarlyPush.away_from(remembered(noise(1))) is None
+
+
+def pushed(sigma: float, model, early: str, seen: torch.Tensor) -> float:
+    """By how much x0-hat is moved, at the second evaluation at one place."""
+    x = sigma * noise(1)
+    plain = model(x)
+    run = start(remembered(torch.cat([plain + 0.05 * noise(1, seed=1), seen])), early=early)
+    return float(([denoise(run, x, sigma, model) for _ in range(2)][1] - plain).norm())
+
+
+def test_reaches_farther_at_high_noise_where_the_image_is_settled():
+    seen = history(20)
+    assert pushed(14.6, settled, "auto", seen) > 5 * pushed(14.6, settled, "off", seen) > 0
+    assert pushed(0.1, settled, "auto", seen) == pytest.approx(
+        pushed(0.1, settled, "off", seen), rel=0.05)
+    open_ = posterior_mean(exploding(1, 14.6))
+    assert pushed(14.6, open_, "auto", seen) == pushed(14.6, open_, "off", seen) > 0
+    assert pushed(14.6, open_, "on", seen) > 5 * pushed(14.6, open_, "off", seen)
+
+
+@pytest.mark.parametrize(("model", "early"), [(settled, 1), (posterior_mean(exploding(1, 9)), 0)])
+def test_figures_tell_where_it_reached_farther(model, early):
+    x = 9 * noise(1)
+    seen = torch.cat([model(x) + 0.05 * noise(1, seed=1), history(20)])
+    run = start(remembered(seen), early="auto")
+    for _ in range(2):
+        denoise(run, x, 9.0, model)
+    assert run.figures().early == early
 
 
 @pytest.mark.parametrize(("look", "calls"), [(True, [2, 1, 1]), (False, [1, 1, 1])])
 def test_looks_once_before_the_first_push(look, calls):
     x = noise(1)
     model, count = posterior_mean(exploding(1, 1.0)), []
-    run = start(remembered(x / 2 + 0.1 * noise(1, seed=1)), early=True, look=look)
+    run = start(remembered(x / 2 + 0.1 * noise(1, seed=1)), early="on", look=look)
     made = []
     for _ in range(3):
         before = len(count)
@@ -64,11 +150,11 @@ def test_looks_once_before_the_first_push(look, calls):
 
 def test_two_that_look_in_one_evaluation_look_once_and_add_up_in_any_order():
     x, level = noise(1), exploding(1, 1.0)
-    ways = [remembered(x / 2 + 0.1 * noise(1, seed=seed)) for seed in (1, 2)]
+    ways = [remembered(x / 2 + 0.1 * noise(2, seed=seed)) for seed in (1, 2)]
 
     def both(order) -> tuple[torch.Tensor, int]:
         shared, count, model = Evaluation(), [], posterior_mean(level)
-        outer, inner = (start(ways[i], early=True, look=True) for i in order)
+        outer, inner = (start(ways[i], early="on", look=True) for i in order)
 
         def watched(given):
             count.append(1)
@@ -86,6 +172,6 @@ def test_two_that_look_in_one_evaluation_look_once_and_add_up_in_any_order():
 
 def test_nothing_remembered_nothing_looked():
     x = noise(1)
-    run = start(None, early=True, look=True)
+    run = start(None, early="on", look=True)
     assert torch.equal(denoise(run, x), x / 2)
     assert not run.figures().looked

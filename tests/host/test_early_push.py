@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 pytestmark = pytest.mark.usefixtures("page_with_texts")
 
-FROZEN = {"mode": "frozen", "revision": 1}
+REMEMBERED = 32
+FROZEN = {"mode": "frozen", "revision": REMEMBERED}
+TEACHER, STUDENT = "digits", "digits_distilled"
 
 
 @pytest.fixture
 def draw(fresh_host, novelty_graph):
-    """Draws with one image remembered, which no draw adds to."""
-    fresh_host.run(novelty_graph(seed=1))
+    """Draws with images of the model itself remembered, which no draw adds to."""
+    for name in (TEACHER, STUDENT):
+        fresh_host.run(novelty_graph(seed=1, batch=REMEMBERED, cfg=1.0, memory={"name": name},
+                                     more=load(name)))
 
-    def drawn(early: str | None, **options):
-        guidance = {} if early is None else {"early_push": early}
-        memory = FROZEN | options.pop("memory", {})
+    def drawn(early: str | None, model: str = STUDENT, guidance: dict | None = None, **options):
+        early_push = {} if early is None else {"early_push": early}
         return fresh_host.run(novelty_graph(
-            memory=memory, guidance=guidance | options.pop("guidance", {}), **options))
+            memory=FROZEN | {"name": model}, guidance=early_push | (guidance or {}),
+            more=load(model), **options))
 
     return drawn
+
+
+def load(model: str) -> dict:
+    return {"model": ("UncommonLoadADM", {"model_name": model})}
 
 
 def latent(run) -> torch.Tensor:
@@ -32,20 +42,36 @@ def shown(run) -> str:
     return "\n".join(data[1] for event, data in run.events if event == "progress_text")
 
 
+def early_steps(run) -> int:
+    told = re.search(r"Early push in (\d+) of these steps", shown(run))
+    return int(told[1]) if told else 0
+
+
 def test_graphs_from_before_the_input_are_drawn_as_they_were(draw):
     assert torch.equal(latent(draw(None, cfg=1.0)), latent(draw("off", cfg=1.0)))
 
 
-def test_auto_is_on_without_cfg_only(draw):
-    assert torch.equal(latent(draw("auto", cfg=1.0)), latent(draw("on", cfg=1.0)))
-    assert not torch.equal(latent(draw("auto", cfg=1.0)), latent(draw("off", cfg=1.0)))
+def test_auto_pushes_early_what_settles_early(draw):
+    high_noise = {"cfg": 1.0, "steps": 20, "guidance": {"radius": 0.5, "end_percent": 0.25}}
+    student, teacher = draw("auto", **high_noise), draw("auto", TEACHER, **high_noise)
+    plain, all_steps = draw("off", **high_noise), early_steps(draw("on", TEACHER, **high_noise))
+    assert early_steps(student) == all_steps > 2
+    assert early_steps(teacher) <= 1
+    assert early_steps(plain) == 0
+    assert not torch.equal(latent(student), latent(plain))
+
+
+def test_auto_is_off_under_cfg(draw):
     assert torch.equal(latent(draw("auto", cfg=3.0)), latent(draw("off", cfg=3.0)))
     assert not torch.equal(latent(draw("on", cfg=3.0)), latent(draw("off", cfg=3.0)))
 
 
-@pytest.mark.parametrize(("steps", "looks"), [(10, True), (11, False)])
-def test_few_steps_are_pushed_from_the_first_on_and_the_node_says_so(draw, steps, looks):
-    assert ("asked once more" in shown(draw("auto", cfg=1.0, steps=steps))) is looks
+@pytest.mark.parametrize(("early", "cfg", "steps", "looks"), [
+    ("auto", 1.0, 10, True), ("auto", 1.0, 11, False), ("auto", 1.5, 10, False),
+    ("on", 1.5, 10, True), ("off", 1.0, 10, False)])
+def test_few_steps_are_pushed_from_the_first_on_and_the_node_says_so(draw, early, cfg, steps,
+                                                                     looks):
+    assert ("asked once more" in shown(draw(early, cfg=cfg, steps=steps))) is looks
 
 
 def test_a_single_step_is_pushed(draw):

@@ -93,7 +93,7 @@ def test_cases(matrix, rows, counts, part):
             failed.append((row, outcome.failures))
         counts.update(cases=1, refused=outcome.refused is not None, pushed=outcome.pushed,
                       evaluations=outcome.evaluations, off_grid=outcome.off_grid,
-                      outside=outcome.outside)
+                      outside=outcome.outside, early=outcome.early)
     assert not failed
 
 
@@ -101,6 +101,7 @@ def test_the_cases_were_not_idle(counts):
     """They pushed, at levels of the schedule and between them, and some lay outside the window."""
     assert counts["refused"] == 0
     assert counts["pushed"] > counts["cases"]
+    assert counts["early"] > counts["cases"] / 10
     assert counts["off_grid"] > counts["cases"] / 4
     assert counts["outside"] > counts["cases"] / 4
 
