@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from benchmarks.peers.methods import METHODS, OURS, PLAIN, middle
 from benchmarks.peers.node import NODE, PEERS, TSR_NODE, register
 from benchmarks.peers.plan import CASES, FINAL, SWEPT, Case, Cell, ours
 from benchmarks.peers.plan import plain as plain_cell
-from benchmarks.peers.rows import Measured, best_cells, scores
+from benchmarks.peers.rows import Earlier, Measured, best_cells, scores
 from demo.avatars import avatars
 from demo.data import digits
 
@@ -305,6 +306,12 @@ def test_best_settings_and_report(work, monkeypatch, tmp_path):
     report.write_report(measured)
     summary = json.loads((tmp_path / "peers.json").read_text())["summary"]
     assert summary["digits_images"] == FINAL and summary["digits_chains"] == 1
+
+    shutil.rmtree(chains.WORK / "novelty")  # figures outlive the images
+    assert report.collect(measured, case) is None
+    earlier = Earlier(json.loads((tmp_path / "peers.json").read_text())["cases"])
+    report.write_report(Measured(measured.defaults, earlier))
+    assert json.loads((tmp_path / "peers.json").read_text())["summary"] == summary
 
 
 def test_measure_of_faces():

@@ -6,7 +6,8 @@ Draws chains of queue items through the real KSampler, part by part, the most im
 `sweep`, 64 images a chain, every method at three strengths; `sweep-cfg`, at other CFGs; `final`,
 256 images and three sets of seeds of each method's best settings; `batches`, 200 batches of 4 with
 nothing remembered. Writes benchmarks/results/peers.json, .md and .png after each part. Chains that
-are drawn already are kept (in benchmarks/work/), so it can be stopped and run again at any time.
+are drawn already are kept (their images in benchmarks/work/, their figures in the results), so it can be stopped and
+run again at any time, on another machine too.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import functools
 from collections.abc import Sequence
 
 from benchmarks import workers
-from benchmarks.chains import Chain, code_hash, draw, guidance_defaults, is_drawn, load
+from benchmarks.chains import Chain, code_hash, draw, guidance_defaults
 from benchmarks.peers.methods import Inputs
 from benchmarks.peers.node import register
 from benchmarks.peers.plan import CASES, Case, batches, final, sweep, sweep_cfg
 from benchmarks.peers.report import write_report
-from benchmarks.peers.rows import Measured, best_cells, scores
+from benchmarks.peers.rows import Earlier, Measured, best_cells, scores
+from benchmarks.results import earlier_rows
 from benchmarks.workers import Place
 from demo.host import InProcessHost
 
@@ -60,11 +62,11 @@ def chains_of(part: str, case: Case, measured: Measured) -> list[Chain]:
     return list({chain.file: chain for chain in chains}.values())
 
 
-def outdated(chain: Chain) -> bool:
-    """Whether the present code would draw it differently."""
-    drawn = load(chain)
-    return (drawn is not None and (chain.guidance is not None or bool(chain.patches))
-            and drawn.code != code_hash(chain.patches))
+def outdated(chain: Chain, measured: Measured) -> bool:
+    """Whether the present code might draw it differently."""
+    found = measured.of(chain)
+    return (found is not None and (chain.guidance is not None or bool(chain.patches))
+            and found.code != code_hash(chain.patches))
 
 
 def main() -> None:
@@ -86,14 +88,15 @@ def main() -> None:
     cases = [case for case in cases if not case.missing]
 
     with workers.workers(arguments.jobs) as (pool, place):
-        measured = Measured(pool.submit(shipped_defaults, place).result())
+        measured = Measured(pool.submit(shipped_defaults, place).result(),
+                            Earlier(earlier_rows("peers", "cases")))
         for part in PARTS:
             for case in cases:
                 if part not in (arguments.part or PARTS) or arguments.report:
                     continue
                 chains = chains_of(part, case, measured)
-                missing = [chain for chain in chains if not is_drawn(chain)
-                           or arguments.refresh and outdated(chain)]
+                missing = [chain for chain in chains if measured.of(chain) is None
+                           or arguments.refresh and outdated(chain, measured)]
                 if arguments.plan:
                     tell(part, case, chains, missing)
                 else:

@@ -11,7 +11,8 @@ from benchmarks.models import MODELS
 from benchmarks.peers.fronts import plot
 from benchmarks.peers.plan import CASES, SWEPT, Case, Cell, ours, plain
 from benchmarks.peers.rows import (
-    D, GOOD, MOST_LOST, Figures, InBatches, Measured, Pair, Score, best_cells, scores, shown_count)
+    D, FILE, GOOD, MOST_LOST, Figures, InBatches, Measured, Pair, Score, best_cells, scores,
+    shown_count)
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 
 COLUMNS = {GOOD: "good", "class_accuracy": "class", "recall": "recall", "coverage": "coverage",
@@ -41,7 +42,7 @@ class CaseFigures:
     count: int
     swept: list[Score]
     best: list[Score]
-    batches: dict[Cell, list[InBatches]]
+    batches: dict[Cell, dict[int, InBatches]]
 
 
 def collect(measured: Measured, case: Case) -> CaseFigures | None:
@@ -93,8 +94,9 @@ def headline(measured: Measured, one: CaseFigures) -> dict[str, Any]:
     def of(score: Score | None) -> float | None:
         return None if score is None else distinct(measured.cell(score.cell, count))
 
-    in_batches = {cell: mean(two.vendi for two in found) for cell, found in one.batches.items()}
-    good = {cell: mean(two.good for two in found) for cell, found in one.batches.items()}
+    in_batches = {cell: mean(two.vendi for two in found.values())
+                  for cell, found in one.batches.items()}
+    good = {cell: mean(two.good for two in found.values()) for cell, found in one.batches.items()}
     least = good.get(plain(case), 1.0) - MOST_LOST
     batch_peer = max((cell for cell in in_batches if is_peer(cell) and good[cell] >= least),
                      key=in_batches.get, default=None)
@@ -132,7 +134,8 @@ def as_json(measured: Measured, one: CaseFigures) -> dict[str, Any]:
                 "guidance": setting.guidance, "memory": setting.memory,
                 "patches": [list(patch) for patch in setting.patches],
                 "gain": round(score.gain, 4), "good_lost": round(score.lost, 4),
-                "chains": [{"class": label, "seeds": seeds, "seconds": round(of.seconds, 4),
+                "chains": [{FILE: score.cell.chain(measured.defaults, label, count, seeds).file.stem,
+                            "class": label, "seeds": seeds, "seconds": round(of.seconds, 4),
                             "code": of.code,
                             "curves": {str(n): {name: round(value, 4)
                                                 for name, value in figures.items()}
@@ -142,8 +145,9 @@ def as_json(measured: Measured, one: CaseFigures) -> dict[str, Any]:
     return {"name": one.case.name, "sampler": str(one.case.sampler), "cfg": one.case.cfg,
             "images": one.count, "swept": [row(score, SWEPT) for score in one.swept],
             "best": [] if one.count == SWEPT else [row(score, one.count) for score in one.best],
-            "batches": [{"setting": title(cell), "classes": [asdict(two) for two in found]}
-                        for cell, found in one.batches.items()]}
+            "batches": [{"setting": title(cell), "classes": [
+                {FILE: cell.batches(measured.defaults, label).file.stem} | asdict(two)
+                for label, two in found.items()]} for cell, found in one.batches.items()]}
 
 
 def page(measured: Measured, cases: Sequence[CaseFigures], summary: dict[str, Any],
@@ -204,8 +208,8 @@ def curves(measured: Measured, one: CaseFigures) -> list[str]:
 def batch_table(one: CaseFigures) -> list[str]:
     lines = ["| method | Vendi of a batch | good | class | s/image |", "|---|---|---|---|---|"]
     for setting, found in sorted(one.batches.items(),
-                                 key=lambda pair: -mean(two.vendi for two in pair[1])):
+                                 key=lambda pair: -mean(two.vendi for two in pair[1].values())):
         lines.append(f"| {title(setting)} | " + " | ".join(
-            f"{mean(getattr(two, name) for two in found):.3f}"
+            f"{mean(getattr(two, name) for two in found.values()):.3f}"
             for name in ("vendi", "good", "agreement", "seconds")) + " |")
     return lines

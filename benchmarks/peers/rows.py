@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
-from benchmarks.chains import Chain, Drawn, load
+from benchmarks.chains import Chain, load
 from benchmarks.measures import Measure, vendi_score
 from benchmarks.models import MODELS
 from benchmarks.peers.methods import Inputs
@@ -18,6 +19,7 @@ from benchmarks.peers.plan import swept_cells as swept
 POINTS = (16, 32, 64, 128, 256)  # where the curves over n are read
 MOST_LOST = 0.02  # of the share of good images, by a best setting
 D, GOOD = "distinct_good", "good"
+FILE = "file"  # of a chain in the results
 Pair = tuple[int, int]
 """A class and a set of seeds."""
 
@@ -39,15 +41,37 @@ class InBatches:
     good: float
     agreement: float
     seconds: float
+    code: str
+
+
+class Earlier:
+    """The figures of earlier results: of chains that may not be here any more, since their images
+    are not kept with the results. All by the name of a chain's file."""
+
+    def __init__(self, cases: Iterable[dict[str, Any]] = ()):
+        self.chains: dict[str, Figures] = {}
+        self.batches: dict[str, InBatches] = {}
+        for case in cases:
+            for row in (*case["swept"], *case["best"]):
+                for chain in row["chains"]:
+                    at = {int(n): figures for n, figures in chain["curves"].items()}
+                    known = self.chains.get(chain[FILE])
+                    if known is None or max(known.at) < max(at):
+                        self.chains[chain[FILE]] = Figures(at, chain["seconds"], chain["code"])
+            for row in case["batches"]:
+                for of_class in row["classes"]:
+                    self.batches[of_class[FILE]] = InBatches(
+                        **{name: value for name, value in of_class.items() if name != FILE})
 
 
 class Measured:
     """Figures of chains, each measured once."""
 
-    def __init__(self, defaults: Inputs):
+    def __init__(self, defaults: Inputs, earlier: Earlier | None = None):
         self.defaults = defaults
+        self._earlier = earlier or Earlier()
         self._measures: dict[str, Measure] = {}
-        self._known: dict[tuple[Path, int, int], Figures | None] = {}
+        self._known: dict[tuple[Path, int, int], Figures | InBatches | None] = {}
 
     def measure(self, model: str) -> Measure:
         if model not in self._measures:
@@ -55,20 +79,47 @@ class Measured:
         return self._measures[model]
 
     def chain(self, chain: Chain) -> Figures | None:
-        """None if it is not drawn to its whole length."""
+        """Of one image after the other; None if it is not drawn to its whole length."""
+        return self._once(chain, self._figures)
+
+    def in_batches(self, chain: Chain) -> InBatches | None:
+        """Of batches of which nothing is remembered, likewise."""
+        return self._once(chain, self._batches)
+
+    def of(self, chain: Chain) -> Figures | InBatches | None:
+        return self.chain(chain) if chain.batch == 1 else self.in_batches(chain)
+
+    def _once(self, chain: Chain, measure: Callable[[Chain], Any]) -> Any:
         file = chain.file
         key = (file, file.stat().st_mtime_ns if file.is_file() else 0, chain.count)
         if key not in self._known:
-            self._known[key] = self._figures(chain, load(chain))
+            self._known[key] = measure(chain)
         return self._known[key]
 
-    def _figures(self, chain: Chain, drawn: Drawn | None) -> Figures | None:
+    def _figures(self, chain: Chain) -> Figures | None:
+        drawn = load(chain)
         if drawn is None or len(drawn.images) < chain.count:
-            return None
+            earlier = self._earlier.chains.get(chain.file.stem)
+            if earlier is None or chain.count not in earlier.at:
+                return None
+            return replace(earlier, at={n: figures for n, figures in earlier.at.items()
+                                        if n <= chain.count})
         measure = self.measure(chain.model)
         return Figures({n: measure.summary(drawn.images[:n], chain.label)
                         for n in POINTS if n <= chain.count},
                        drawn.seconds.median().item() / chain.batch, drawn.code)
+
+    def _batches(self, chain: Chain) -> InBatches | None:
+        drawn = load(chain)
+        if drawn is None or len(drawn.images) < chain.count:
+            return self._earlier.batches.get(chain.file.stem)
+        measure = self.measure(chain.model)
+        features = measure.features(drawn.images)
+        return InBatches(
+            mean(map(vendi_score, features.split(chain.batch))),
+            measure.good(drawn.images, chain.label).float().mean().item(),
+            measure.hits(drawn.images, chain.label).float().mean().item(),
+            drawn.seconds.median().item() / chain.batch, drawn.code)
 
     def cell(self, cell: Cell, count: int) -> dict[Pair, Figures]:
         """What is drawn of a cell with so many images."""
@@ -76,22 +127,11 @@ class Measured:
                  for label in cell.case.labels for seeds in SEED_SETS}
         return {pair: one for pair, one in found.items() if one is not None}
 
-    def batches(self, cell: Cell) -> list[InBatches]:
-        """One for each class that is drawn."""
-        found = []
-        for label in cell.case.all_labels:
-            chain = cell.batches(self.defaults, label)
-            drawn = load(chain)
-            if drawn is None or len(drawn.images) < chain.count:
-                continue
-            measure = self.measure(chain.model)
-            features = measure.features(drawn.images)
-            found.append(InBatches(
-                mean(map(vendi_score, features.split(chain.batch))),
-                measure.good(drawn.images, label).float().mean().item(),
-                measure.hits(drawn.images, label).float().mean().item(),
-                drawn.seconds.median().item() / chain.batch))
-        return found
+    def batches(self, cell: Cell) -> dict[int, InBatches]:
+        """Of each class that is drawn."""
+        found = {label: self.in_batches(cell.batches(self.defaults, label))
+                 for label in cell.case.all_labels}
+        return {label: one for label, one in found.items() if one is not None}
 
 
 def average(found: dict[Pair, Figures], figure: str, n: int, over: Iterable[Pair]) -> float:
