@@ -6,8 +6,8 @@ Draws chains of queue items through the real KSampler, part by part, the most im
 `sweep`, 64 images a chain, every method at three strengths; `sweep-cfg`, at other CFGs; `final`,
 256 images and three sets of seeds of each method's best settings; `batches`, 200 batches of 4 with
 nothing remembered. Writes benchmarks/results/peers.json, .md and .png after each part. Chains that
-are drawn already are kept (their images in benchmarks/work/, their figures in the results), so it can be stopped and
-run again at any time, on another machine too.
+are drawn already are kept (their images in benchmarks/work/, their figures in the results), so it
+can be stopped and run again at any time, on another machine too.
 """
 
 from __future__ import annotations

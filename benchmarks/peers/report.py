@@ -130,13 +130,17 @@ def as_json(measured: Measured, one: CaseFigures) -> dict[str, Any]:
     """All that the tables and the plot are made of."""
     def row(score: Score, count: int) -> dict[str, Any]:
         setting, found = score.cell.setting, measured.cell(score.cell, count)
+
+        def file(pair: Pair) -> str:
+            label, seeds = pair
+            return score.cell.chain(measured.defaults, label, count, seeds).file.stem
+
         return {"method": setting.method, "strength": setting.strength, "cfg": score.cell.cfg,
                 "guidance": setting.guidance, "memory": setting.memory,
                 "patches": [list(patch) for patch in setting.patches],
                 "gain": round(score.gain, 4), "good_lost": round(score.lost, 4),
-                "chains": [{FILE: score.cell.chain(measured.defaults, label, count, seeds).file.stem,
-                            "class": label, "seeds": seeds, "seconds": round(of.seconds, 4),
-                            "code": of.code,
+                "chains": [{FILE: file((label, seeds)), "class": label, "seeds": seeds,
+                            "seconds": round(of.seconds, 4), "code": of.code,
                             "curves": {str(n): {name: round(value, 4)
                                                 for name, value in figures.items()}
                                        for n, figures in of.at.items()}}
