@@ -13,7 +13,7 @@ AXES = {"model": ["a", "b", "c"], "sampler": ["p", "q", "r", "s"], "cfg": [1.0, 
 
 def outcome(row: dict, **changes) -> dict:
     return {"case": row, "code": "x", "failures": [], "refused": None, "evaluations": 4,
-            "off_grid": 1, "outside": 2, "pushed": 3} | changes
+            "off_grid": 1, "outside": 2, "pushed": 3, "early": 0} | changes
 
 
 def test_the_plan_is_the_product_with_every_pair_first():
