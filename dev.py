@@ -2,7 +2,7 @@
 """Set-up and the daily commands. Needs Python 3.11 or newer, nothing else.
 
     python dev.py demo [--out DIR] [--runs N]   novelty guidance at work in a real ComfyUI server
-    python dev.py test [pytest arguments]       the tests
+    python dev.py test [pytest arguments]       the tests, by default all, side by side
     python dev.py bench NAME [arguments]        one benchmark of benchmarks/
     python dev.py recreate IMAGE.png [--url URL] make a saved image again, and compare
     python dev.py train RECIPE [arguments]      train a model of demo/models/ again
@@ -45,6 +45,8 @@ LOG = HOME / "setup.log"
 
 MODULES = {"test": "pytest", "demo": "demo.run", "train": "demo.train",
            "recreate": "demo.recreate"}
+# How pytest runs the whole suite; each process holds a ComfyUI, which takes two gigabytes.
+SIDE_BY_SIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
 # Runs a module as `python -m` does, also in a python_embeded, which ignores the current folder.
 LAUNCHER = ("import runpy, sys; sys.argv.pop(0); sys.path.insert(0, sys.argv.pop(0)); "
             "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)")
@@ -287,6 +289,8 @@ def main(arguments: Sequence[str]) -> int:
             module = MODULES.get(command)
         if command == "recreate":  # files lie where the user is, but it runs in the checkout
             rest = [str(Path(one).resolve()) if Path(one).exists() else one for one in rest]
+        if command == "test" and not rest:
+            rest = SIDE_BY_SIDE
         host = resolve_host()
     except SetupError as error:
         print(error, file=sys.stderr)
