@@ -45,8 +45,8 @@ LOG = HOME / "setup.log"
 
 MODULES = {"test": "pytest", "demo": "demo.run", "train": "demo.train",
            "recreate": "demo.recreate"}
-# How pytest runs the whole suite; each process holds a ComfyUI, which takes two gigabytes.
-SIDE_BY_SIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
+# How pytest runs the whole suite, file by file; each process holds a ComfyUI of two gigabytes.
+SIDE_BY_SIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 # Runs a module as `python -m` does, also in a python_embeded, which ignores the current folder.
 LAUNCHER = ("import runpy, sys; sys.argv.pop(0); sys.path.insert(0, sys.argv.pop(0)); "
             "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)")
