@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import folder_paths
 from aiohttp import web
 
 from ..guidance.memory import Memory, MemoryLog, MemoryLogError, gallery
@@ -18,6 +19,7 @@ from ..guidance.memory.projection import MemoryMap
 from ..guidance.memory.undo import undo_forgetting
 from ..guidance.novelty_memory import NoveltyMemory
 from . import _host
+from ._saved_images import saved_workflow
 
 PREFIX = "/uncommon"
 MOST_CHOSEN = 1_000_000  # samples of one request to forget
@@ -109,12 +111,25 @@ async def read_map(request: web.Request) -> web.Response:
 async def read_samples(request: web.Request) -> web.Response:
     """The live ones of up to gallery.PAGE samples, newest first."""
     given = request.query.get("memory")
-    listed = request.query.get("numbers", "")[:12 * gallery.PAGE].split(",")
-    numbers = numbers_of([int(one) if one.isascii() and one.isdigit() else 0 for one in listed],
-                         gallery.PAGE)
+    numbers = _listed(request, gallery.PAGE)
 
     def read() -> list[dict]:
         return gallery.samples(_log().database, _memory(given).name, numbers)
+    return web.json_response(await asyncio.to_thread(read))
+
+
+@answering
+async def read_workflow(request: web.Request) -> web.Response:
+    """{"workflow"} that made one sample, as the image of it in the output folder carries it; null
+    where there is none."""
+    given = request.query.get("memory")
+    [number] = _listed(request, 1)
+
+    def read() -> dict:
+        memory = _memory(given)
+        found = [saved_workflow(Path(folder_paths.get_output_directory()), memory.name, sample)
+                 for sample in gallery.samples(_log().database, memory.name, [number])]
+        return {"workflow": next(iter(found), None)}
     return web.json_response(await asyncio.to_thread(read))
 
 
@@ -200,10 +215,16 @@ def add_routes() -> None:
         return
     for path, handler in (("memories", list_memories), ("numbers", list_numbers),
                           ("map", read_map), ("samples", read_samples),
-                          ("export", export_file)):
+                          ("workflow", read_workflow), ("export", export_file)):
         server.routes.get(f"{PREFIX}/{path}")(handler)
     for path, handler in (("forget", forget), ("undo", undo), ("import", import_file)):
         server.routes.post(f"{PREFIX}/{path}")(handler)
+
+
+def _listed(request: web.Request, most: int) -> list[int]:
+    """The `numbers` of a query, with commas between. Raises MemoryLogError."""
+    listed = request.query.get("numbers", "")[:12 * most].split(",")
+    return numbers_of([int(one) if one.isascii() and one.isdigit() else 0 for one in listed], most)
 
 
 def _log() -> MemoryLog:

@@ -1,14 +1,16 @@
 // The novelty map: every sample as a dot; drawing around dots selects them.
 
 import { make, picture } from "./details.js";
+import { MapView, zoomButtons } from "./map_view.js";
 import { number, percent, t } from "./texts.js";
 
-const MARGIN = 12; // pixels around the dots
 const NEWEST = 8; // samples that are marked
 const REACH = 10; // pixels between pointer and dot
 const CELL = 16; // pixels of a cell of the grid that finds dots near the pointer
 const STEP = 3; // pixels between points of the lasso
 const PAUSE = 40; // milliseconds of rest before a preview is fetched
+const PER_PIXEL = 1.002; // how much the wheel enlarges
+const LINE = 16; // pixels, where a wheel counts lines
 
 /** See Gallery for `selection`, `changed` and `shown`. */
 export class NoveltyMap {
@@ -21,7 +23,9 @@ export class NoveltyMap {
     this.canvas.setAttribute("aria-label", t("mapLabel"));
     this.hover = make("div", "uncommon-hover");
     this.hover.hidden = true;
-    this.element.append(this.canvas, this.hover);
+    this.view = new MapView();
+    const buttons = zoomButtons((act) => this.#look(() => act(this.view)));
+    this.element.append(this.canvas, buttons, this.hover);
     this.dots = make("canvas");
     this.lasso = [];
     this.x = this.y = new Float32Array();
@@ -29,8 +33,10 @@ export class NoveltyMap {
     on("pointerdown", (event) => this.#down(event));
     on("pointermove", (event) => this.#move(event));
     on("pointerup", (event) => this.#up(event));
-    on("pointercancel", () => { this.lasso = []; this.draw(); });
+    on("pointercancel", (event) => this.#cancel(event));
     on("pointerleave", () => this.#point(-1));
+    on("wheel", (event) => this.#wheel(event));
+    on("dblclick", () => this.#look(() => this.view.reset()));
     this.observer = new ResizeObserver(() => this.update());
     this.observer.observe(this.element);
     this.theme = new MutationObserver(() => this.update());
@@ -43,9 +49,17 @@ export class NoveltyMap {
     this.observer.disconnect();
     this.theme.disconnect();
     clearTimeout(this.timer);
+    cancelAnimationFrame(this.frame);
   }
 
-  /** Places all dots anew: after a new map, another size, another theme. */
+  /** Looks at another part of the map, drawn once a frame at most. */
+  #look(act) {
+    act();
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(() => this.update());
+  }
+
+  /** Places all dots anew: after a new map, another size, another theme, at another zoom. */
   update() {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (!width || !height) return;
@@ -64,23 +78,12 @@ export class NoveltyMap {
   }
 
   #place() {
-    const { points } = this.store.map ?? { points: new Float32Array() };
-    const count = points.length / 2;
-    let [left, right, top, bottom] = [Infinity, -Infinity, Infinity, -Infinity];
-    for (let i = 0; i < count; i++) {
-      left = Math.min(left, points[2 * i]);
-      right = Math.max(right, points[2 * i]);
-      top = Math.min(top, points[2 * i + 1]);
-      bottom = Math.max(bottom, points[2 * i + 1]);
-    }
-    const zoom = Math.min((this.width - 2 * MARGIN) / (right - left || 1),
-      (this.height - 2 * MARGIN) / (bottom - top || 1));
-    this.x = new Float32Array(count);
-    this.y = new Float32Array(count);
+    if (this.shownName !== this.store.name) this.view.reset();
+    this.shownName = this.store.name;
+    const points = this.store.map?.points ?? new Float32Array();
+    [this.x, this.y] = this.view.place(points, this.width, this.height);
     this.cells = new Map();
-    for (let i = 0; i < count; i++) {
-      this.x[i] = this.width / 2 + (points[2 * i] - (left + right) / 2) * zoom;
-      this.y[i] = this.height / 2 + (points[2 * i + 1] - (top + bottom) / 2) * zoom;
+    for (let i = 0; i < this.x.length; i++) {
       const cell = this.#cell(this.x[i], this.y[i]);
       if (!this.cells.has(cell)) this.cells.set(cell, []);
       this.cells.get(cell).push(i);
@@ -160,13 +163,28 @@ export class NoveltyMap {
   }
 
   #down(event) {
-    if (event.button) return;
+    const place = [event.offsetX, event.offsetY];
+    if (event.button === 1 || this.lasso.length || this.view.isHeld) {
+      if (this.lasso.length) this.view.hold(this.finger, this.lasso.at(-1));
+      this.view.hold(event.pointerId, place);
+      this.lasso = [];
+      this.draw();
+    } else if (event.button) {
+      return;
+    } else {
+      this.lasso = [place];
+      this.finger = event.pointerId;
+    }
     this.canvas.setPointerCapture(event.pointerId);
-    this.lasso = [[event.offsetX, event.offsetY]];
+    if (event.button === 1) event.preventDefault(); // the page would scroll
   }
 
   #move(event) {
     const { offsetX: x, offsetY: y } = event;
+    if (this.view.isHeld) {
+      this.#look(() => this.view.drag(event.pointerId, x, y));
+      return;
+    }
     if (!this.lasso.length) {
       this.#point(this.nearest(x, y));
       return;
@@ -177,7 +195,21 @@ export class NoveltyMap {
     this.draw();
   }
 
+  #cancel(event) {
+    this.view.letGo(event.pointerId);
+    this.lasso = [];
+    this.draw();
+  }
+
+  #wheel(event) {
+    event.preventDefault();
+    event.stopPropagation();
+    const pixels = event.deltaY * (event.deltaMode ? LINE : 1);
+    this.#look(() => this.view.enlarge(PER_PIXEL ** -pixels, event.offsetX, event.offsetY));
+  }
+
   #up(event) {
+    if (this.view.letGo(event.pointerId)) return;
     const { lasso } = this;
     this.lasso = [];
     const more = event.shiftKey || event.ctrlKey || event.metaKey;

@@ -273,7 +273,7 @@ export class Panel {
   async #loadWorkflow(sample) {
     if (!sample.prompt_id) {
       this.#say(t("workflowNone"), true);
-    } else if (await workflow.openWorkflow(this.store.name, sample)) {
+    } else if (await workflow.openWorkflow(this.store, sample)) {
       this.#say(t("workflowLoaded", { revision: number(sample.guided_at) }));
     } else {
       this.#say(t("workflowGone"), true);

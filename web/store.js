@@ -121,6 +121,12 @@ export class Store extends EventTarget {
     return restored;
   }
 
+  /** The workflow in the saved image of a sample; null where there is none. */
+  async savedWorkflow(number) {
+    const query = new URLSearchParams({ memory: this.name, numbers: number });
+    return (await (await ask(`workflow?${query}`)).json()).workflow;
+  }
+
   exportAddress() {
     return api.apiURL(`/uncommon/export?${new URLSearchParams({ memory: this.name })}`);
   }

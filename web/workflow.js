@@ -45,13 +45,14 @@ export function freeze(name, revision = LATEST) {
   app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
 }
 
-/** Opens the workflow that made a sample, its memory frozen as it was then; whether ComfyUI still
- * has it. */
-export async function openWorkflow(name, sample) {
+/** Opens the workflow that made a sample, its memory frozen as it was then; whether it was found.
+ * ComfyUI has it until it ends, and the saved image as long as it is there. */
+export async function openWorkflow(store, sample) {
   const history = await (await api.fetchApi(`/history/${sample.prompt_id}`)).json();
-  const workflow = history[sample.prompt_id]?.prompt?.[3]?.extra_pnginfo?.workflow;
+  const workflow = history[sample.prompt_id]?.prompt?.[3]?.extra_pnginfo?.workflow ??
+    await store.savedWorkflow(sample.number);
   if (!workflow) return false;
   await app.loadGraphData(workflow, true, true, null);
-  freeze(name, sample.guided_at);
+  freeze(store.name, sample.guided_at);
   return true;
 }

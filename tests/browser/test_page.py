@@ -4,6 +4,7 @@ another in this order: run the whole file."""
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -190,6 +191,40 @@ def test_the_map_shows_and_selects(page, picture):
     page.view.get_by_role("tab", name="Gallery").click()
 
 
+def test_the_map_is_enlarged_moved_and_shown_whole(page, picture):
+    page.view.get_by_role("tab", name="Map").click()
+    box = page.view.locator(".uncommon-map canvas").bounding_box()
+
+    def dot(i: int = 0) -> list[float]:
+        page.view.wait_for_timeout(100)  # a frame later
+        return page.view.evaluate("(i) => { const map = document.querySelector('.uncommon-map')"
+                                  ".uncommonMap; return [map.x[i], map.y[i]]; }", i)
+
+    def apart() -> float:
+        (x, y), (to_x, to_y) = dot(0), dot(1)
+        return math.hypot(x - to_x, y - to_y)
+
+    whole, at = apart(), dot()
+    page.view.mouse.move(box["x"] + at[0], box["y"] + at[1])
+    page.view.mouse.wheel(0, -350)  # twice as large
+    assert apart() == pytest.approx(2 * whole, rel=0.05)
+    assert dot() == pytest.approx(at, abs=1)  # what is under the pointer stays there
+    picture("dark_map_enlarged")
+    assert page.view.evaluate(FLAWS) == []
+    page.view.mouse.down(button="middle")
+    page.view.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+    page.view.mouse.up(button="middle")
+    assert dot() != pytest.approx(at, abs=1)
+    assert page.action("forget").is_disabled()  # moving selects nothing
+    page.view.get_by_role("button", name="Zoom in").click()
+    assert apart() == pytest.approx(3.2 * whole, rel=0.05)
+    page.view.mouse.dblclick(box["x"] + 3, box["y"] + 3)
+    assert (apart(), *dot()) == pytest.approx((whole, *at), abs=0.01)
+    page.view.mouse.wheel(0, 500)  # no smaller than the whole
+    assert apart() == pytest.approx(whole, abs=0.01)
+    page.view.get_by_role("tab", name="Gallery").click()
+
+
 def test_freeze_and_learn_again(page):
     revision = next(m["revision"] for m in page.server.get("/uncommon/memories"))
     page.action("freeze").click()
@@ -279,4 +314,29 @@ def test_light_theme_phone_and_french(page, picture):
     assert page.view.evaluate(FLAWS) == []
     page.setting("Comfy.Locale", "en")
     page.view.get_by_role("tab", name="Gallery").wait_for()
+    assert page.errors == []
+
+
+def test_the_workflow_comes_back_after_a_restart(page):
+    """From the saved image, also for samples that were imported since."""
+    page.view.goto("about:blank")
+    page.server.stop()
+    page.server.start()
+    page.start()
+    page.view.evaluate("app.graph.clear()")
+    page.show_panel()
+    page.tiles(3)
+    page.view.locator(".uncommon-tile").first.click()
+    revision = page.server.get("/uncommon/memories")[0]["revision"]
+    [newest] = page.server.get(
+        f"/uncommon/samples?memory={NAME.replace(' ', '%20')}&numbers={revision}")
+    page.action("loadWorkflow").click()
+    page.status(f"Loaded, with the memory frozen at revision {newest['guided_at']}")
+    assert (memory_node(page, "mode"), memory_node(page, "revision")) == (
+        "frozen", newest["guided_at"])
+
+    for image in page.server.output.rglob("*.png"):
+        image.unlink()
+    page.action("loadWorkflow").click()
+    page.status("ComfyUI has this workflow no more")
     assert page.errors == []

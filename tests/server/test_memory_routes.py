@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from PIL import Image
 
 NAME = "routes"
 FILE = "application/octet-stream"
@@ -64,6 +65,28 @@ def test_shows_samples(server):
     assert shown[0]["prompt_id"] and shown[0]["guided_at"] == 0
 
 
+def test_gives_the_workflow_of_a_saved_image(server, novelty_graph):
+    """As after a restart, when the host has it no more: from the image."""
+    name, workflow = "saved", {"nodes": [], "version": 0.4}
+    for seed in (5, 6, 7):
+        graph = novelty_graph(seed=seed, memory={"name": name})
+        graph["saved"]["inputs"]["filename_prefix"] = f"saved/{seed}"
+        server.run(graph, {"extra_pnginfo": {"workflow": workflow | {"seed": seed}}})
+    others = server.output / "saved"
+    (others / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (8, 8)).save(others / "plain.png")
+    for number, seed in enumerate((5, 6, 7), 1):
+        found = server.get(f"/uncommon/workflow?memory={name}&numbers={number}")["workflow"]
+        assert found == workflow | {"seed": seed}
+    assert post(server, "forget", memory=name, numbers=[2])[0] == 200
+    [again] = post(server, "undo", memory=name)[1]["numbers"]
+    found = server.get(f"/uncommon/workflow?memory={name}&numbers={again}")["workflow"]
+    assert found["seed"] == 6
+    next(others.glob("6_*.png")).unlink()
+    assert server.get(f"/uncommon/workflow?memory={name}&numbers={again}")["workflow"] is None
+    assert server.get(f"/uncommon/workflow?memory={name}&numbers=99")["workflow"] is None
+
+
 def test_forgets_and_brings_back(server):
     assert post(server, "forget", memory=NAME, numbers=[2, 3]) == (
         200, {"revision": 5, "samples": 2})
@@ -96,6 +119,8 @@ def test_exports_and_imports(server):
     (f"samples?memory={NAME}", "expected a list of 1 to 200"),
     (f"samples?memory={NAME}&numbers=1,x", "expected a list of 1 to 200"),
     (f"samples?memory={NAME}&numbers=-1", "expected a list of 1 to 200"),
+    (f"workflow?memory={NAME}", "expected a list of 1 to 1 "),
+    (f"workflow?memory={NAME}&numbers=1,2", "expected a list of 1 to 1 "),
     (f"samples?memory={NAME}&numbers=99999999999", "expected a list of 1 to 200"),
     (f"samples?memory={NAME}&numbers={','.join(['1'] * 201)}", "expected a list of 1 to 200"),
 ])
