@@ -98,9 +98,12 @@ METHODS: dict[str, tuple[Setting, ...]] = {
     LOWER_CFG: tuple(Setting(method=LOWER_CFG, strength=cfg, cfg=cfg) for cfg in LOWER),
     "ours, features": (Setting(method="ours, features", guidance={},
                                memory={"space": "features"}),),
+    "ours, early_push off": (Setting(method="ours, early_push off",
+                                     guidance={"early_push": "off"}),),
     "ours + tsr": (Setting(method="ours + tsr", strength=FREE, guidance={}, patches=_tsr(FREE)),),
 }
 OF_CFG = (LOWER_CFG, "interval cfg")  # of no use where there is no CFG
+WITHOUT_CFG = ("ours, early_push off",)  # the same as ours where there is CFG
 
 
 def middle(method: str) -> Setting:

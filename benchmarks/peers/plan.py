@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.chains import Chain, Sampler
 from benchmarks.models import DIGITS, MODELS
 from benchmarks.peers.methods import (
-    LOWER_CFG, METHODS, OF_CFG, OURS, PLAIN, Inputs, Setting, middle)
+    LOWER_CFG, METHODS, OF_CFG, OURS, PLAIN, WITHOUT_CFG, Inputs, Setting, middle)
 
 SWEPT = 64
 FINAL = 256
@@ -37,7 +37,8 @@ class Case:
         return None if file.is_file() else f"{self.name}: skipped, {file} is not there."
 
     def methods(self) -> list[str]:
-        return [name for name in METHODS if self.others or name not in OF_CFG]
+        useless = WITHOUT_CFG if self.others else OF_CFG
+        return [name for name in METHODS if name not in useless]
 
 
 @dataclass(frozen=True)
