@@ -196,18 +196,21 @@ def test_the_map_is_enlarged_moved_and_shown_whole(page, picture):
     box = page.view.locator(".uncommon-map canvas").bounding_box()
 
     def dot(i: int = 0) -> list[float]:
-        page.view.wait_for_timeout(100)  # a frame later
+        page.view.evaluate("() => new Promise((done) => requestAnimationFrame(() => "
+                           "requestAnimationFrame(done)))")
         return page.view.evaluate("(i) => { const map = document.querySelector('.uncommon-map')"
                                   ".uncommonMap; return [map.x[i], map.y[i]]; }", i)
 
-    def apart() -> float:
+    def apart(zoom: float) -> float:
+        page.view.wait_for_function("(zoom) => Math.abs(document.querySelector('.uncommon-map')"
+                                    ".uncommonMap.view.zoom / zoom - 1) < 0.05", arg=zoom)
         (x, y), (to_x, to_y) = dot(0), dot(1)
         return math.hypot(x - to_x, y - to_y)
 
-    whole, at = apart(), dot()
+    whole, at = apart(1), dot()
     page.view.mouse.move(box["x"] + at[0], box["y"] + at[1])
-    page.view.mouse.wheel(0, -350)  # twice as large
-    assert apart() == pytest.approx(2 * whole, rel=0.05)
+    page.view.mouse.wheel(0, -350)
+    assert apart(2) == pytest.approx(2 * whole, rel=0.05)
     assert dot() == pytest.approx(at, abs=1)  # what is under the pointer stays there
     picture("dark_map_enlarged")
     assert page.view.evaluate(FLAWS) == []
@@ -217,11 +220,11 @@ def test_the_map_is_enlarged_moved_and_shown_whole(page, picture):
     assert dot() != pytest.approx(at, abs=1)
     assert page.action("forget").is_disabled()  # moving selects nothing
     page.view.get_by_role("button", name="Zoom in").click()
-    assert apart() == pytest.approx(3.2 * whole, rel=0.05)
+    assert apart(3.2) == pytest.approx(3.2 * whole, rel=0.05)
     page.view.mouse.dblclick(box["x"] + 3, box["y"] + 3)
-    assert (apart(), *dot()) == pytest.approx((whole, *at), abs=0.01)
+    assert (apart(1), *dot()) == pytest.approx((whole, *at), abs=0.01)
     page.view.mouse.wheel(0, 500)  # no smaller than the whole
-    assert apart() == pytest.approx(whole, abs=0.01)
+    assert apart(1) == pytest.approx(whole, abs=0.01)
     page.view.get_by_role("tab", name="Gallery").click()
 
 

@@ -103,9 +103,9 @@ def test_time_does_not_grow_with_history():
 
     def spent(upto: int) -> float:
         part = first(memory, upto)
-        started = time.perf_counter()
+        started = time.process_time()
         net.follow(part)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     early, _, late = spent(1300), spent(3000), spent(4000)
     assert late < 3 * early
