@@ -82,14 +82,21 @@ export class NoveltyMap {
     this.shownName = this.store.name;
     const points = this.store.map?.points ?? new Float32Array();
     [this.x, this.y] = this.view.place(points, this.width, this.height);
+    this.cells = null;
+    this.pointed = -1;
+    this.hover.hidden = true;
+  }
+
+  /** The dots by the cell of a grid that they lie in; made when it is first asked for. */
+  #grid() {
+    if (this.cells) return this.cells;
     this.cells = new Map();
     for (let i = 0; i < this.x.length; i++) {
       const cell = this.#cell(this.x[i], this.y[i]);
       if (!this.cells.has(cell)) this.cells.set(cell, []);
       this.cells.get(cell).push(i);
     }
-    this.pointed = -1;
-    this.hover.hidden = true;
+    return this.cells;
   }
 
   #cell(x, y) {
@@ -105,7 +112,10 @@ export class NoveltyMap {
     context.fillStyle = this.colours.dot;
     context.globalAlpha = Math.max(0.3, Math.min(1, 5000 / this.x.length));
     for (let i = 0; i < this.x.length; i++) {
-      context.fillRect(this.x[i] - size / 2, this.y[i] - size / 2, size, size);
+      const [x, y] = [this.x[i], this.y[i]];
+      if (x > -size && y > -size && x < this.width + size && y < this.height + size) {
+        context.fillRect(x - size / 2, y - size / 2, size, size);
+      }
     }
   }
 
@@ -153,7 +163,7 @@ export class NoveltyMap {
     let [found, best] = [-1, REACH ** 2];
     for (const dx of [-CELL, 0, CELL]) {
       for (const dy of [-CELL, 0, CELL]) {
-        for (const i of this.cells?.get(this.#cell(x + dx, y + dy)) ?? []) {
+        for (const i of this.#grid().get(this.#cell(x + dx, y + dy)) ?? []) {
           const distance = (this.x[i] - x) ** 2 + (this.y[i] - y) ** 2;
           if (distance < best) [found, best] = [i, distance];
         }
