@@ -4,10 +4,11 @@
 
 Draws chains of queue items through the real KSampler, part by part, the most important first:
 `sweep`, 64 images a chain, every method at three strengths; `sweep-cfg`, at other CFGs; `final`,
-256 images and three sets of seeds of each method's best settings; `batches`, 200 batches of 4 with
-nothing remembered. Writes benchmarks/results/peers.json, .md and .png after each part. Chains that
-are drawn already are kept (their images in benchmarks/work/, their figures in the results), so it
-can be stopped and run again at any time, on another machine too.
+256 images of each method's best settings; `batches`, 200 batches of 4 with nothing remembered;
+`seeds`, what `final` draws with two more sets of seeds. Writes benchmarks/results/peers.json, .md
+and .png after each part. Chains that are drawn already are kept (their images in benchmarks/work/,
+their figures in the results), so it can be stopped and run again at any time, on another machine
+too.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from benchmarks import workers
 from benchmarks.chains import Chain, code_hash, draw, guidance_defaults
 from benchmarks.peers.methods import Inputs
 from benchmarks.peers.node import register
-from benchmarks.peers.plan import CASES, Case, batches, final, sweep, sweep_cfg
+from benchmarks.peers.plan import CASES, SEED_SETS, Case, batches, final, sweep, sweep_cfg
 from benchmarks.peers.report import write_report
 from benchmarks.peers.rows import Earlier, Measured, best_cells, scores
 from benchmarks.results import earlier_rows
 from benchmarks.workers import Place
 from demo.host import InProcessHost
 
-PARTS = ("sweep", "sweep-cfg", "final", "batches")
+PARTS = ("sweep", "sweep-cfg", "final", "batches", "seeds")
 
 
 @functools.cache
@@ -50,15 +51,16 @@ def shipped_defaults(place: Place) -> Inputs:
 
 
 def chains_of(part: str, case: Case, measured: Measured) -> list[Chain]:
-    """The chains of a part, each once. What `final` and `batches` draw depends on the sweeps."""
+    """The chains of a part, each once. What the last three draw depends on the sweeps."""
     defaults = measured.defaults
     if part == "sweep":
         chains = sweep(case, defaults)
     elif part == "sweep-cfg":
         chains = sweep_cfg(case, defaults)
     else:
-        make = final if part == "final" else batches
-        chains = make(best_cells(case, scores(measured, case)), defaults)
+        cells = best_cells(case, scores(measured, case))
+        chains = (batches(cells, defaults) if part == "batches" else
+                  final(cells, defaults, SEED_SETS[:1] if part == "final" else SEED_SETS[1:]))
     return list({chain.file: chain for chain in chains}.values())
 
 
@@ -108,6 +110,6 @@ def main() -> None:
 
 
 def tell(part: str, case: Case, chains: Sequence[Chain], missing: Sequence[Chain]) -> None:
-    """What is planned; `final` and `batches` say what follows from the sweeps drawn so far."""
+    """What is planned; of the last three parts, what follows from the sweeps drawn so far."""
     print(f"{case.name}, {part}: {len(chains)} chains, {sum(one.count for one in chains)} images; "
           f"to draw: {len(missing)} chains, {sum(one.count for one in missing)} images")

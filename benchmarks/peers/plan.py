@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.chains import Chain, Sampler
@@ -99,9 +99,9 @@ def sweep_cfg(case: Case, defaults: Inputs) -> Iterator[Chain]:
     return (cell.chain(defaults, case.labels[1], SWEPT) for cell in other_cells(case))
 
 
-def final(cells: Sequence[Cell], defaults: Inputs) -> Iterator[Chain]:
-    """The best settings, long and with all sets of seeds; the first set first."""
-    return (cell.chain(defaults, label, FINAL, seeds) for seeds in SEED_SETS
+def final(cells: Sequence[Cell], defaults: Inputs, sets: Iterable[int]) -> Iterator[Chain]:
+    """The best settings, long and with these sets of seeds."""
+    return (cell.chain(defaults, label, FINAL, seeds) for seeds in sets
             for cell in cells for label in cell.case.labels)
 
 
