@@ -16,7 +16,8 @@ def saved_workflow(folder: Path, memory: str, sample: Mapping) -> dict | None:
     """The page's workflow in the PNG that was saved of a sample; None where there is none.
 
     memory: its name; sample: as `gallery.samples` gives it. An image is its own if the same
-    revision of the memory guided it with the same seed, which no other run can have.
+    revision of the memory guided it with the same seed, and it was remembered: that gives the next
+    revision, so no two runs can have all three in common.
     """
     if "guided_at" not in sample:
         return None
@@ -24,7 +25,7 @@ def saved_workflow(folder: Path, memory: str, sample: Mapping) -> dict | None:
     time = datetime.fromisoformat(sample["time"]).timestamp()
     for path in _nearest(folder, time)[:MOST]:
         prompt, workflow = _carried(path)
-        if wanted in _guided(prompt):
+        if wanted in _remembered(prompt):
             return workflow
     return None
 
@@ -53,11 +54,12 @@ def _carried(path: Path) -> tuple[dict, dict | None]:
             workflow if isinstance(workflow, dict) else None)
 
 
-def _guided(prompt: Mapping) -> Iterator[tuple[str, str]]:
-    """Memory at its revision, and seed, of each sampler that one of our nodes guided."""
+def _remembered(prompt: Mapping) -> Iterator[tuple[str, str]]:
+    """Memory at its revision, and seed, of each sampler that was guided and left a sample."""
     for node in prompt.values():
         try:
             for note in node["_meta"]["uncommon"].values():
-                yield note["memory"], str(note["seed"])
+                if note["recorded"]:
+                    yield note["memory"], str(note["seed"])
         except (KeyError, TypeError, AttributeError):  # another pack's node
             continue

@@ -83,6 +83,8 @@ def test_gives_the_workflow_of_a_saved_image(server, novelty_graph):
     found = server.get(f"/uncommon/workflow?memory={name}&numbers={again}")["workflow"]
     assert found["seed"] == 6
     next(others.glob("6_*.png")).unlink()
+    frozen = novelty_graph(seed=6, memory={"name": name, "mode": "frozen", "revision": 1})
+    server.run(frozen, {"extra_pnginfo": {"workflow": workflow}})  # the same, but not remembered
     assert server.get(f"/uncommon/workflow?memory={name}&numbers={again}")["workflow"] is None
     assert server.get(f"/uncommon/workflow?memory={name}&numbers=99")["workflow"] is None
 
