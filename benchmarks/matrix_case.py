@@ -14,12 +14,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import comfy.sample
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from benchmarks.closed_form import (
@@ -31,6 +29,7 @@ from benchmarks.closed_form import (
     signal_and_noise,
     spread,
 )
+from benchmarks.probe import Probe, Seen
 from demo.host import InProcessHost
 from demo.host.small_models import MODELS, prompt
 
@@ -78,35 +77,6 @@ class Outcome:
     outside: int = 0
     pushed: int = 0
     early: int = 0
-
-
-class Probe:
-    """A PREDICT_NOISE wrapper that notes what passes it."""
-
-    def __init__(self) -> None:
-        self.seen: list[Seen] = []
-
-    def attach(self, model, key: str):
-        model = model.clone()
-        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, self)
-        return model
-
-    def __call__(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
-        kept, sigma = x.clone(), timestep.clone()
-        schedule = model_options["transformer_options"]["sample_sigmas"].clone()
-        out = executor(x, timestep, model_options, seed)
-        self.seen.append(Seen(x, kept, sigma, schedule, out.clone()))
-        return out
-
-
-class Seen(NamedTuple):
-    """asked: the very tensor; x, out: what it held and what came back; sigma `[batch]`."""
-
-    asked: Tensor
-    x: Tensor
-    sigma: Tensor
-    schedule: Tensor
-    out: Tensor
 
 
 class Matrix:

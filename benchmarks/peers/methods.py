@@ -82,7 +82,6 @@ STRENGTHS = {
 TSR = (0.95, 0.85, 0.7)  # .95: the host's default
 RADII = (0.2, 0.3, 0.4)  # of SPELL's ball; the paper's is in the latents' own unit, per model
 NET = (0.12, None, 0.15, 0.19)  # radius; None: the defaults
-FREE = 0.95
 LOWER = (1.0, 1.5, 2.0)
 MIDDLE = 1
 
@@ -100,7 +99,8 @@ METHODS: dict[str, tuple[Setting, ...]] = {
                                memory={"space": "features"}),),
     "ours, early_push off": (Setting(method="ours, early_push off",
                                      guidance={"early_push": "off"}),),
-    "ours + tsr": (Setting(method="ours + tsr", strength=FREE, guidance={}, patches=_tsr(FREE)),),
+    "ours + tsr": tuple(Setting(method="ours + tsr", strength=k, guidance={}, patches=_tsr(k))
+                        for k in TSR),
 }
 OF_CFG = (LOWER_CFG, "interval cfg")  # of no use where there is no CFG
 WITHOUT_CFG = ("ours, early_push off",)  # the same as ours where there is CFG
