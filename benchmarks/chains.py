@@ -203,10 +203,10 @@ def reopen(host: InProcessHost) -> None:
     host.restart()
 
 
-def start_host(folder: Path, threads: int) -> InProcessHost:
+def start_host(folder: Path, threads: int, *, cpu: bool = True) -> InProcessHost:
     """A host for chains."""
     torch.set_num_threads(threads)
-    host = InProcessHost(folder)
+    host = InProcessHost(folder, cpu=cpu)
     import comfy.utils
 
     comfy.utils.PROGRESS_BAR_ENABLED = False  # a bar per image would hide that of the benchmark

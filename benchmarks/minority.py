@@ -3,8 +3,8 @@
     python dev.py bench minority [--part PART ...] [--jobs 2] [--report]
 
 Draws sets of images through the real KSampler, part by part, the most important first, and writes
-benchmarks/results/minority.json, .md and pictures after each part. What is drawn is kept (in
-benchmarks/work/), so it can be stopped and run again at any time.
+benchmarks/results/minority.json, .md and pictures after each part; on a GPU where there is one.
+What is drawn is kept (in benchmarks/work/), so it can be stopped and run again at any time.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from benchmarks import minority_scores, workers
+from benchmarks import minority_costs, minority_scores, workers
 from benchmarks.chains import WORK, start_host
 from benchmarks.minority_report import write_report
 from benchmarks.minority_scores import ranking_file
@@ -33,9 +34,10 @@ from demo.workflow import widget_defaults
 Defaults = dict[str, dict[str, Any]]
 """The widgets of each of the three nodes with the values that the page gives them."""
 
+CPU = not torch.cuda.is_available()
 SWEPT = 500  # images of a set in a sweep
-SAMPLERS = (("heun", "karras", STEPS, 1000), ("dpmpp_2m", "karras", STEPS, 1000),
-            ("euler", "normal", STEPS, 1000), ("euler_ancestral", "normal", 250, SWEPT))
+SAMPLERS = (("euler", "normal", STEPS, 4000), ("dpmpp_2m", "karras", STEPS, 1000),
+            ("heun", "karras", STEPS, 1000), ("euler_ancestral", "normal", 250, SWEPT))
 SCALES = (1.0, 2.0, 4.0, 8.0)
 OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
     "2 classes": ClassifierRecipe(classes=2),
@@ -132,7 +134,7 @@ SCORED_PARTS = ("main", "top")
 @functools.cache
 def worker_host(place: Place) -> InProcessHost:
     """That of a worker process; it finds the classifiers that this benchmark trained."""
-    host = workers.worker_host(place)
+    host = workers.worker_host(place, cpu=CPU)
     import folder_paths
 
     folder_paths.add_model_folder_path("minority_classifiers", str(WORK / "minority"))
@@ -151,7 +153,7 @@ def node_defaults(place: Place) -> Defaults:
 
 def train_others(place: Place) -> None:
     """The classifiers of the part "ablation", one after the other; each resumes."""
-    host = start_host(WORK / "minority" / "host", place[1])
+    host = start_host(WORK / "minority" / "host", place[1], cpu=CPU)
     for name, recipe in OTHER_CLASSIFIERS.items():
         target = WORK / "minority" / f"{name.replace(' ', '-')}.safetensors"
         if not target.is_file():
@@ -165,6 +167,11 @@ def rank_faces(place: Place) -> None:
         ranking_file().write_text(json.dumps(rows), "utf-8")
 
 
+def measure_costs(place: Place, sets: Sequence[Set]) -> None:
+    if not minority_costs.costs_file().is_file():
+        minority_costs.measure_costs(worker_host(place), sets)
+
+
 def score_set(place: Place, wanted: Set) -> None:
     """Minority scores as those that the shipped classifier learnt."""
     if minority_scores.load_scores(wanted) is None:
@@ -174,7 +181,7 @@ def score_set(place: Place, wanted: Set) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python dev.py bench minority", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["score", *PARTS]
+    names = ["costs", "score", *PARTS]
     parser.add_argument("--part", action="append", choices=names, help="only this part, or these")
     workers.add_arguments(parser)
     arguments = parser.parse_args()
@@ -182,7 +189,9 @@ def main() -> None:
     with workers.workers(arguments.jobs) as (pool, place):
         defaults = pool.submit(node_defaults, place).result()
         for name in [] if arguments.report else arguments.part or names:
-            if name == "score":
+            if name == "costs":
+                pool.submit(measure_costs, place, main_sets(defaults)).result()
+            elif name == "score":
                 pool.submit(rank_faces, place).result()
             else:
                 if name == "ablation":

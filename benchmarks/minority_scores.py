@@ -113,7 +113,7 @@ def score_set(host: InProcessHost, wanted: Set) -> None:
     """Keeps the minority scores of a set's images, by the distance and the noise level of the
     scores that the shipped classifier learnt."""
     shipped = host.pack("guidance.minority_checkpoint").load_classifier(classifier_file(SHIPPED))
-    found = scores(host, load(wanted).images, shipped.sigma, [shipped.distance], draws=1)
+    found = scores(host, load(wanted), shipped.sigma, [shipped.distance], draws=1)
     np.save(scores_file(wanted), found[shipped.distance].numpy())
 
 

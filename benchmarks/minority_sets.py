@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from dev import ROOT
 MODELS = ROOT / "demo" / "models"
 MODEL = MODELS / "avatars.safetensors"
 SHIPPED = "avatars_minority"
-BATCH = 50
+BATCH = 250
 STEPS = 50
 CANDIDATES = 4000  # plain images, of which "top k" keeps the rarest quarter
 SEED = 1_000_000  # item i of a set has the seed SEED + i; all sets have the same
@@ -44,7 +43,7 @@ class Patch:
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """`count` images in batches of 50, by an ancestral sampler as in the paper, and 50 steps."""
+    """`count` images in batches of 250, by an ancestral sampler as in the paper, and 50 steps."""
 
     name: str
     patch: Patch | None = None
@@ -69,17 +68,6 @@ class Set:
         return WORK / "minority" / f"{digest[:16]}.npz"
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """images: `[count, 3, size, size]` in [-1, 1]; seconds: `[batches]`."""
-
-    images: Tensor
-    seconds: Tensor
-
-    def save(self, file: Path) -> None:
-        write_arrays(file, images=self.images.half().numpy(), seconds=self.seconds.numpy())
-
-
 def content_hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -90,21 +78,27 @@ def classifier_file(name: str) -> Path:
     return shipped if shipped.is_file() else WORK / "minority" / f"{name}.safetensors"
 
 
-def load(wanted: Set) -> Drawn | None:
-    """What is there of a set, up to its count; None if nothing is."""
+def load(wanted: Set) -> Tensor | None:
+    """What is there of a set, up to its count: `[count, 3, size, size]` in [-1, 1]; None if
+    nothing is."""
     if not (wanted.is_possible and wanted.file.is_file()):
         return None
     with np.load(wanted.file) as file:
-        return Drawn(torch.from_numpy(file["images"][:wanted.count]).float(),
-                     torch.from_numpy(file["seconds"][:-(-wanted.count // BATCH)]))
+        return torch.from_numpy(file["pixels"][:wanted.count]).float() / 127.5 - 1
+
+
+def save(wanted: Set, images: Tensor) -> None:
+    """As a saved picture has them: in 8 bits."""
+    pixels = (images.clamp(-1, 1) + 1) * 127.5
+    write_arrays(wanted.file, pixels=pixels.round().byte().numpy())
 
 
 def is_drawn(wanted: Set) -> bool:
-    drawn = load(wanted)
-    return drawn is not None and len(drawn.images) >= wanted.count
+    images = load(wanted)
+    return images is not None and len(images) >= wanted.count
 
 
-def graph(wanted: Set, item: int, size: int = BATCH) -> Prompt:
+def graph(wanted: Set, item: int, size: int) -> Prompt:
     """The graph of one batch, in the API format."""
     nodes: dict[str, tuple[str, Mapping[str, Any]]] = {
         "model": ("UncommonLoadADM", {"model_name": MODEL.stem}),
@@ -132,15 +126,12 @@ def graph(wanted: Set, item: int, size: int = BATCH) -> Prompt:
 
 def draw(host: InProcessHost, wanted: Set) -> int:
     """Draws what is missing of a set, batch by batch, each kept at once; how many images."""
-    drawn = load(replace(wanted, count=10 ** 9))
-    images = [] if drawn is None else list(drawn.images.split(BATCH))
-    seconds = [] if drawn is None else drawn.seconds.tolist()
+    found = load(replace(wanted, count=10 ** 9))
+    images = [] if found is None else list(found.split(BATCH))
     new = 0
     for item in range(len(images), -(-wanted.count // BATCH)):
-        started = time.perf_counter()
-        run = host.run(graph(wanted, item))
-        seconds.append(time.perf_counter() - started)
-        images.append(run.outputs["sampled"][0]["samples"].float())
+        run = host.run(graph(wanted, item, BATCH))
+        images.append(run.outputs["sampled"][0]["samples"].float().cpu())
         new += BATCH
-        Drawn(torch.cat(images), torch.tensor(seconds)).save(wanted.file)
+        save(wanted, torch.cat(images))
     return new

@@ -39,10 +39,10 @@ def processes(jobs: int) -> ProcessPoolExecutor:
 
 
 @functools.cache
-def worker_host(place: Place) -> InProcessHost:
+def worker_host(place: Place, *, cpu: bool = True) -> InProcessHost:
     """The one host of a worker process."""
     folder, threads = place
-    return start_host(folder / str(os.getpid()), threads)
+    return start_host(folder / str(os.getpid()), threads, cpu=cpu)
 
 
 def draw_all(pool: ProcessPoolExecutor, draw: Callable[[Chain], int], title: str,

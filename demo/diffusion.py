@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import trange
 
+from demo.muon import Muon
 from guidance.adm import AdmConfig, AdmUNet
 from guidance.adm_checkpoint import ADM_HEADER, Schedule
 from guidance.mixed_precision import mixed_precision
@@ -21,23 +22,56 @@ from guidance.mixed_precision import mixed_precision
 MODELS = Path(__file__).parent / "models"
 UNFINISHED = Path(__file__).parent / "unfinished"
 SAVED_EVERY = 500  # iterations
-
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Draw = Callable[[int], tuple[Tensor, Tensor | None, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """Which steps of a schedule are trained, and how much they count.
+
+    draw: batch size -> steps; weight: that of the noise's squared error at each step, `[steps]`.
+    """
+
+    draw: Callable[[int], Tensor]
+    weight: Tensor
+
+
+def even_levels(schedule: Schedule) -> NoiseLevels:
+    """All alike; above sigma 5, where an error of the noise is a large one of x0, by the latter."""
+    return NoiseLevels(lambda batch: torch.randint(schedule.steps, (batch,)),
+                       (schedule.sigmas().float() / 5).square().clamp(min=1))
+
+
+def edm_levels(schedule: Schedule, mean: float = -0.4, spread: float = 1.4,
+               sigma_data: float = 0.5) -> NoiseLevels:
+    """Those of EDM (2206.00364, table 1), which care more for the high ones, where it is decided
+    what is in an image. mean, spread: of log sigma, normal; sigma_data: spread of the images."""
+    sigmas = schedule.sigmas().float()
+
+    def draw(batch: int) -> Tensor:
+        share = (torch.arange(batch) + torch.rand(batch)) / batch
+        drawn = (mean + spread * torch.special.ndtri(share)).exp()
+        return torch.searchsorted(sigmas, drawn).clamp(max=schedule.steps - 1)
+
+    # Its weight is of x0's error, which is the noise's times sigma.
+    return NoiseLevels(draw, 1 + (sigmas / sigma_data).square())
 
 
 def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str, draw: Draw,
                     iterations: int, batch: int = 64, start: Path | None = None,
-                    learning_rate: float = 1e-3, **figures) -> None:
+                    learning_rate: float = 1e-3, muon: bool = False,
+                    levels: Callable[[Schedule], NoiseLevels] = even_levels, **figures) -> None:
     """An ADM U-Net that predicts noise, see `train`.
 
     draw: batch size -> clean images, their labels (None for an unconditional model), and their
-    noise (None: new for each); start: the model whose weights it begins with; data, figures: what
-    the file's header says of the data and of the training.
+    noise (None: new for each); start: the model whose weights it begins with; muon: whether the
+    hidden layers are trained by Muon; data, figures: what the file's header says of the data and of
+    the training.
     """
     signal = schedule.alphas_cumprod().float().sqrt()
     noise_scale = (1 - schedule.alphas_cumprod()).float().sqrt()
-    # An error of the noise is an error of x0 times sigma: above sigma 5, weigh x0's error evenly.
-    weight = (schedule.sigmas().float() / 5).square().clamp(min=1)
+    trained = levels(schedule)
 
     torch.manual_seed(0)
     model = AdmUNet(config).train()
@@ -48,40 +82,53 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
 
     def loss() -> Tensor:
         x0, label, noise = draw(batch)
-        t = torch.randint(schedule.steps, (batch,))
+        t = trained.draw(batch)
         if noise is None:
             noise = torch.randn_like(x0)
         x_t = signal[t, None, None, None] * x0 + noise_scale[t, None, None, None] * noise
-        with mixed_precision("cpu"):
-            prediction = model(x_t, t, label)
-        error = (prediction.float() - noise).square().mean(dim=(1, 2, 3))
-        return (weight[t] * error).mean()
+        label = None if label is None else label.to(DEVICE)
+        with mixed_precision(DEVICE):
+            prediction = model(x_t.to(DEVICE), t.to(DEVICE), label)
+        error = (prediction.float() - noise.to(DEVICE)).square().mean(dim=(1, 2, 3))
+        return (trained.weight[t].to(DEVICE) * error).mean()
 
     train(name, model, loss, iterations, ADM_HEADER,
           {"config": asdict(config), "schedule": asdict(schedule), "data": data},
-          {"batch": batch, **figures}, learning_rate)
+          {"batch": batch, **figures}, learning_rate, hidden_weights(model) if muon else ())
+
+
+def hidden_weights(model: AdmUNet) -> list[nn.Parameter]:
+    blocks = (model.input_blocks[1:], model.middle_block, model.output_blocks)
+    return [weight for block in blocks for weight in block.parameters() if weight.ndim > 1]
 
 
 def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: int, key: str,
-          header: dict, figures: dict, learning_rate: float = 1e-3) -> None:
-    """AdamW with an exponential average of the weights, written to models/<name>.safetensors.
+          header: dict, figures: dict, learning_rate: float = 1e-3,
+          by_muon: Sequence[nn.Parameter] = ()) -> None:
+    """AdamW, and Muon for some weights, with an exponential average of all, which is written to
+    models/<name>.safetensors; on a GPU where there is one.
 
-    loss: that of one iteration; torch's global generator, which is seeded anew for each, is all
-    that it may draw from. The file's header has under `key` what `header` says, and of the
-    training its iterations, seconds, `figures` and loss. Deterministic for one machine and thread
-    count; goes on where it stopped.
+    loss: that of one iteration, on DEVICE; torch's global generators, which are seeded anew for
+    each, are all that it may draw from. The file's header has under `key` what `header` says, and
+    of the training its iterations, seconds, device, `figures` and loss. Deterministic for one
+    machine and thread count; goes on where it stopped.
     """
+    model.to(DEVICE)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    anneal = torch.optim.lr_scheduler.LambdaLR(
+    others = [weight for weight in model.parameters() if all(weight is not one for one in by_muon)]
+    optimizers = {"optimizer": torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01)}
+    if by_muon:
+        optimizers["muon"] = Muon(by_muon)
+    anneals = {f"{name} anneal": torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min(1.0, (i + 1) / 200) * max(0.0, 1 - i / iterations))
+        for name, optimizer in optimizers.items()}
 
     UNFINISHED.mkdir(exist_ok=True)
     checkpoint = UNFINISHED / f"{name}.pt"
-    parts = {"model": model, "average": average, "optimizer": optimizer, "anneal": anneal}
-    first, losses, seconds = 0, [], 0.0
+    parts = {"model": model, "average": average, **optimizers, **anneals}
+    first, losses, seconds = 0, torch.zeros(iterations, device=DEVICE), 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, DEVICE, weights_only=True)
         first, losses, seconds = state["iteration"], state["losses"], state["seconds"]
         for part_name, part in parts.items():
             part.load_state_dict(state[part_name])
@@ -91,28 +138,31 @@ def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: i
     for i in bar:
         torch.manual_seed(i + 1)
         value = loss()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        anneal.step()
+        for part in (*optimizers.values(), *anneals.values()):
+            part.step()
         decay = min(0.999, (i + 1) / (i + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        losses.append(value.item())
+        losses[i] = value.detach()
+        recent = losses[max(0, i - 499):i + 1]
         if i % 100 == 0:
-            bar.set_postfix(loss=f"{mean(losses[-500:]):.4f}")
+            bar.set_postfix(loss=f"{recent.mean():.4f}")
         if (i + 1) % SAVED_EVERY == 0 or i + 1 == iterations:
             spent = seconds + time.monotonic() - started
             torch.save({name: part.state_dict() for name, part in parts.items()}
                        | {"iteration": i + 1, "losses": losses, "seconds": spent}, checkpoint)
-            training = {"iterations": i + 1, "seconds": round(spent), **figures,
-                        "loss": round(mean(losses[-500:]), 5)}
+            training = {"iterations": i + 1, "seconds": round(spent), "device": device_name(),
+                        **figures, "loss": round(recent.mean().item(), 5)}
             MODELS.mkdir(exist_ok=True)
-            save_file({k: v.half().contiguous() for k, v in average.state_dict().items()},
+            save_file({k: v.half().cpu().contiguous() for k, v in average.state_dict().items()},
                       MODELS / f"{name}.safetensors",
                       {key: json.dumps(header | {"training": training})})
 
 
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def device_name() -> str:
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"

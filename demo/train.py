@@ -18,7 +18,7 @@ from tqdm import trange
 from demo.avatars import ATTRIBUTES, AVATARS_SIZE, avatars, class_of
 from demo.avatars_reader import LAYOUT, READER_FILE, AvatarsReader, broken
 from demo.data import DIGITS_SIZE, digits, split
-from demo.diffusion import MODELS, UNFINISHED, train, train_diffusion
+from demo.diffusion import DEVICE, MODELS, UNFINISHED, edm_levels, train, train_diffusion
 from demo.digits_distilled import CFG, STEPS, load_model, pairs
 from demo.host import InProcessHost
 from demo.judge import JUDGE_FILE, Judge, shifted
@@ -32,6 +32,9 @@ DIGITS = AdmConfig(image_size=DIGITS_SIZE, model_channels=32, channel_mult=(1, 2
                    norm_groups=8, dropout=0.1)
 AVATARS = AdmConfig(image_size=AVATARS_SIZE, model_channels=32, channel_mult=(1, 2, 3),
                     num_res_blocks=1, attention_levels=(2,), num_head_channels=32, norm_groups=8)
+AVATARS_64 = AdmConfig(image_size=64, model_channels=32, channel_mult=(1, 2, 2, 3),
+                       num_res_blocks=1, attention_levels=(3,), num_head_channels=32,
+                       norm_groups=8)
 AVATARS_COUNT = 20_000
 EVEN = dict.fromkeys(ATTRIBUTES, 0.5)  # so that a reader sees each attribute equally often
 
@@ -76,16 +79,23 @@ def train_digits(label_dropout: float = 0.12) -> None:
                     label_dropout=label_dropout)
 
 
-def train_avatars() -> None:
+def train_avatars(name: str = "avatars", config: AdmConfig = AVATARS, beta_end: float = 0.016,
+                  iterations: int = 4500) -> None:
     """Unconditional ADM U-Net on drawn faces with a long tail."""
-    images, _ = avatars(AVATARS_COUNT)
+    images, _ = avatars(AVATARS_COUNT, config.image_size)
 
     def draw(batch: int) -> tuple[Tensor, None, None]:
         return images[torch.randint(len(images), (batch,))], None, None
 
-    train_diffusion("avatars", AVATARS,
-                    Schedule(kind="scaled_linear", start=0.00085, end=0.016, steps=1000),
-                    f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations=8000)
+    train_diffusion(name, config,
+                    Schedule(kind="scaled_linear", start=0.00085, end=beta_end, steps=1000),
+                    f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0", draw, iterations,
+                    muon=True, levels=edm_levels)
+
+
+def train_avatars_64() -> None:
+    """The same at 64 pixels, for a GPU."""
+    train_avatars("avatars_64", AVATARS_64, beta_end=0.02)
 
 
 def train_digits_distilled(count: int = 4000, iterations: int = 2000, batch: int = 64) -> None:
@@ -147,7 +157,7 @@ def train_avatars_reader(count: int = 20_000, held_out: int = 4000, iterations: 
 
 def train_avatars_dit() -> None:
     """Class-conditional DiT on drawn faces, built on the Flux class of a real ComfyUI."""
-    InProcessHost(UNFINISHED / "avatars_dit")
+    InProcessHost(UNFINISHED / "avatars_dit", cpu=DEVICE.type == "cpu")
     train_dit()
 
 
@@ -168,9 +178,9 @@ def train_dit(count: int = AVATARS_COUNT, iterations: int = 6000, batch: int = 3
         x0, noise = images[pick], torch.randn(batch, *images.shape[1:])
         t = torch.randn(batch).sigmoid()
         x_t = torch.lerp(x0, noise, t[:, None, None, None])
-        with mixed_precision("cpu"):
-            velocity = model(x_t, t, label)
-        return (velocity.float() - (noise - x0)).square().mean()
+        with mixed_precision(DEVICE):
+            velocity = model(x_t.to(DEVICE), t.to(DEVICE), label.to(DEVICE))
+        return (velocity.float() - (noise - x0).to(DEVICE)).square().mean()
 
     with dit.training():
         train("avatars_dit", model, loss, iterations, dit.DIT_HEADER,
@@ -182,14 +192,14 @@ def train_dit(count: int = AVATARS_COUNT, iterations: int = 6000, batch: int = 3
 
 def train_avatars_minority() -> None:
     """The shipped minority classifier of the avatars, in a real ComfyUI."""
-    host = InProcessHost(UNFINISHED / "avatars_minority")
+    host = InProcessHost(UNFINISHED / "avatars_minority", cpu=DEVICE.type == "cpu")
     train_classifier(host, ClassifierRecipe(), MODELS / "avatars_minority.safetensors")
 
 
 RECIPES = {"judge": train_judge, "digits": train_digits,
            "digits_distilled": train_digits_distilled, "avatars": train_avatars,
-           "avatars_reader": train_avatars_reader, "avatars_minority": train_avatars_minority,
-           "avatars_dit": train_avatars_dit}
+           "avatars_64": train_avatars_64, "avatars_reader": train_avatars_reader,
+           "avatars_minority": train_avatars_minority, "avatars_dit": train_avatars_dit}
 
 
 def main() -> None:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import minority_report, minority_scores, minority_sets
+from benchmarks import minority_costs, minority_report, minority_scores, minority_sets
 from benchmarks.avatars_measures import AvatarsMeasure
 from benchmarks.minority import BOOST, GUIDANCE, PARTS, SELF
-from benchmarks.minority_sets import BATCH, Drawn, Set, draw, is_drawn, load
+from benchmarks.minority_sets import Set, draw, is_drawn, load, save
 from demo.avatars import ATTRIBUTES, avatars
 from demo.avatars_reader import broken
 from demo.workflow import widget_defaults
 
+BATCH = 20
 SMALL = Set(name="plain", count=BATCH, steps=2)
 
 
@@ -60,8 +61,9 @@ def test_rare_faces_are_outliers(measure):
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """An empty folder for sets."""
-    for module in (minority_sets, minority_scores):
+    for module in (minority_costs, minority_sets, minority_scores):
         monkeypatch.setattr(module, "WORK", tmp_path)
+    monkeypatch.setattr(minority_sets, "BATCH", BATCH)
     monkeypatch.setattr(minority_report, "RESULTS", tmp_path)
     monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path)
     monkeypatch.setattr(minority_report, "README", tmp_path / "README.md")
@@ -79,13 +81,13 @@ def bench_host(fresh_host):
 
 def test_a_set_goes_on_where_it_stopped(bench_host, work):
     assert draw(bench_host, SMALL) == BATCH
-    first = load(SMALL).images
+    first = load(SMALL)
     assert first.shape == (BATCH, 3, 24, 24) and is_drawn(SMALL)
     larger = replace(SMALL, count=2 * BATCH)
     assert not is_drawn(larger)
     assert draw(bench_host, larger) == BATCH
-    assert torch.equal(load(larger).images[:BATCH], first)
-    assert torch.equal(load(SMALL).images, first)
+    assert torch.equal(load(larger)[:BATCH], first)
+    assert torch.equal(load(SMALL), first)
 
 
 def test_the_score_ranks_rare_above_common(bench_host, work, monkeypatch):
@@ -97,7 +99,7 @@ def test_the_score_ranks_rare_above_common(bench_host, work, monkeypatch):
 
 def test_scores_of_a_smaller_set_are_not_those_of_a_larger_one(bench_host, work, faces):
     larger = replace(SMALL, count=2 * BATCH)
-    Drawn(faces.repeat(4, 1, 1, 1)[:larger.count], torch.ones(2)).save(larger.file)
+    save(larger, faces.repeat(4, 1, 1, 1)[:larger.count])
     np.save(minority_scores.scores_file(SMALL), np.ones(SMALL.count))
     assert len(minority_scores.load_scores(SMALL)) == SMALL.count
     assert minority_scores.load_scores(larger) is None
@@ -111,8 +113,7 @@ def test_report(bench_host, work, faces):
     plan = {name: make(defaults)[:4] for name, make in PARTS.items()}
     rare = avatars(300, seed=8, rates=dict.fromkeys(ATTRIBUTES, 0.5))[0]
     for wanted in plan["main"]:
-        images = (rare if "99" in wanted.name else faces).repeat(4, 1, 1, 1)[:wanted.count]
-        Drawn(images, torch.ones(wanted.count // BATCH)).save(wanted.file)
+        save(wanted, (rare if "99" in wanted.name else faces).repeat(4, 1, 1, 1)[:wanted.count])
     minority_report.write_report(plan, defaults)
     written = json.loads((work / "minority.json").read_text("utf-8"))
     assert len(written["sets"]["main"]) == len(plan["main"])

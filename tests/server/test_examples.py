@@ -171,7 +171,7 @@ def test_minority_has_the_shipped_defaults(nodes):
                    for title in ("Plain faces", "Rare faces"))
     assert rare["model"] == [number, 0]
     assert plain == rare | {"model": guidance["model"]}
-    measured = graph(Set(name="plain"), 0)["sampled"]["inputs"]
+    measured = graph(Set(name="plain"), 0, 1)["sampled"]["inputs"]
     for name in ("sampler_name", "steps", "scheduler", "cfg", "denoise"):
         assert plain[name] == measured[name]
 
