@@ -61,13 +61,14 @@ def edm_levels(schedule: Schedule, mean: float = -0.4, spread: float = 1.4,
 def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str, draw: Draw,
                     iterations: int, batch: int = 64, start: Path | None = None,
                     learning_rate: float = 1e-3, muon: bool = False,
-                    levels: Callable[[Schedule], NoiseLevels] = even_levels, **figures) -> None:
+                    levels: Callable[[Schedule], NoiseLevels] = even_levels,
+                    folder: Path = MODELS, **figures) -> None:
     """An ADM U-Net that predicts noise, see `train`.
 
     draw: batch size -> clean images, their labels (None for an unconditional model), and their
     noise (None: new for each); start: the model whose weights it begins with; muon: whether the
-    hidden layers are trained by Muon; data, figures: what the file's header says of the data and of
-    the training.
+    hidden layers are trained by Muon; folder: where the weights go; data, figures: what the file's
+    header says of the data and of the training.
     """
     signal = schedule.alphas_cumprod().float().sqrt()
     noise_scale = (1 - schedule.alphas_cumprod()).float().sqrt()
@@ -94,7 +95,7 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
 
     train(name, model, loss, iterations, ADM_HEADER,
           {"config": asdict(config), "schedule": asdict(schedule), "data": data},
-          {"batch": batch, **figures}, learning_rate, hidden_weights(model) if muon else ())
+          {"batch": batch, **figures}, learning_rate, hidden_weights(model) if muon else (), folder)
 
 
 def hidden_weights(model: AdmUNet) -> list[nn.Parameter]:
@@ -104,9 +105,9 @@ def hidden_weights(model: AdmUNet) -> list[nn.Parameter]:
 
 def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: int, key: str,
           header: dict, figures: dict, learning_rate: float = 1e-3,
-          by_muon: Sequence[nn.Parameter] = ()) -> None:
+          by_muon: Sequence[nn.Parameter] = (), folder: Path = MODELS) -> None:
     """AdamW, and Muon for some weights, with an exponential average of all, which is written to
-    models/<name>.safetensors; on a GPU where there is one.
+    <name>.safetensors in `folder`; on a GPU where there is one.
 
     loss: that of one iteration, on DEVICE; torch's global generators, which are seeded anew for
     each, are all that it may draw from. The file's header has under `key` what `header` says, and
@@ -118,7 +119,7 @@ def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: i
     others = [weight for weight in model.parameters() if all(weight is not one for one in by_muon)]
     optimizers = {"optimizer": torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01)}
     if by_muon:
-        optimizers["muon"] = Muon(by_muon)
+        optimizers["muon"] = Muon(by_muon, lr=20 * learning_rate)
     anneals = {f"{name} anneal": torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min(1.0, (i + 1) / 200) * max(0.0, 1 - i / iterations))
         for name, optimizer in optimizers.items()}
@@ -156,9 +157,9 @@ def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: i
                        | {"iteration": i + 1, "losses": losses, "seconds": spent}, checkpoint)
             training = {"iterations": i + 1, "seconds": round(spent), "device": device_name(),
                         **figures, "loss": round(recent.mean().item(), 5)}
-            MODELS.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
             save_file({k: v.half().cpu().contiguous() for k, v in average.state_dict().items()},
-                      MODELS / f"{name}.safetensors",
+                      folder / f"{name}.safetensors",
                       {key: json.dumps(header | {"training": training})})
 
 

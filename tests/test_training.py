@@ -75,12 +75,12 @@ def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
             return images[torch.randint(len(images), (batch,))], None, None
 
         diffusion.train_diffusion(name, TINY, Schedule(), "noise", draw, iterations=4, batch=4,
-                                  muon=True, levels=diffusion.edm_levels)
+                                  muon=True, levels=diffusion.edm_levels,
+                                  folder=tmp_path / "models")
 
     def trained(name: str) -> dict[str, torch.Tensor]:
         return load_file(tmp_path / "models" / f"{name}.safetensors")
 
-    monkeypatch.setattr(diffusion, "MODELS", tmp_path / "models")
     monkeypatch.setattr(diffusion, "UNFINISHED", tmp_path / "unfinished")
     train("whole")
     with pytest.raises(Stopped):
