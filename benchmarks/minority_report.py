@@ -39,7 +39,7 @@ them), told by an independent reader. Intact: share that the reader takes for a 
 Precision and recall (Kynkäänniemi et al.), density and coverage (Naeem et al.): k = 5, against the
 5,000; recall and coverage grow with n. All in the reader's features; it saw neither the model's
 training faces nor anything generated. Seconds: median of 3 batches of 20 images, by the image, all
-methods in turn on the machine below.
+methods in turn in one process.
 """
 
 

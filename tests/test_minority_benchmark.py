@@ -107,6 +107,15 @@ def test_scores_of_a_smaller_set_are_not_those_of_a_larger_one(bench_host, work,
     assert len(minority_scores.load_scores(larger)) == larger.count
 
 
+def test_costs_are_by_the_image_and_kept(bench_host, work, monkeypatch):
+    monkeypatch.setattr(minority_costs, "IMAGES", 2)
+    slower = replace(SMALL, name="more steps", steps=20)
+    assert minority_costs.load_costs() == {}
+    minority_costs.measure_costs(bench_host, [SMALL, slower])
+    costs = minority_costs.load_costs()
+    assert 0 < costs["plain"] < costs["more steps"]
+
+
 def test_report(bench_host, work, faces):
     defaults = {name: widget_defaults(bench_host.pack_nodes[name].GET_NODE_INFO_V1())
                 for name in (GUIDANCE, SELF, BOOST)}
