@@ -62,12 +62,12 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
                     iterations: int, batch: int = 64, start: Path | None = None,
                     learning_rate: float = 1e-3, muon: bool = False,
                     levels: Callable[[Schedule], NoiseLevels] = even_levels,
-                    folder: Path = MODELS, **figures) -> None:
+                    folder: Path | None = None, **figures) -> None:
     """An ADM U-Net that predicts noise, see `train`.
 
     draw: batch size -> clean images, their labels (None for an unconditional model), and their
     noise (None: new for each); start: the model whose weights it begins with; muon: whether the
-    hidden layers are trained by Muon; folder: where the weights go; data, figures: what the file's
+    hidden layers are trained by Muon; folder: see `train`; data, figures: what the file's
     header says of the data and of the training.
     """
     signal = schedule.alphas_cumprod().float().sqrt()
@@ -105,9 +105,9 @@ def hidden_weights(model: AdmUNet) -> list[nn.Parameter]:
 
 def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: int, key: str,
           header: dict, figures: dict, learning_rate: float = 1e-3,
-          by_muon: Sequence[nn.Parameter] = (), folder: Path = MODELS) -> None:
+          by_muon: Sequence[nn.Parameter] = (), folder: Path | None = None) -> None:
     """AdamW, and Muon for some weights, with an exponential average of all, which is written to
-    <name>.safetensors in `folder`; on a GPU where there is one.
+    <name>.safetensors in `folder` (None: with the shipped models); on a GPU where there is one.
 
     loss: that of one iteration, on DEVICE; torch's global generators, which are seeded anew for
     each, are all that it may draw from. The file's header has under `key` what `header` says, and
@@ -157,6 +157,7 @@ def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: i
                        | {"iteration": i + 1, "losses": losses, "seconds": spent}, checkpoint)
             training = {"iterations": i + 1, "seconds": round(spent), "device": device_name(),
                         **figures, "loss": round(recent.mean().item(), 5)}
+            folder = folder or MODELS
             folder.mkdir(exist_ok=True)
             save_file({k: v.half().cpu().contiguous() for k, v in average.state_dict().items()},
                       folder / f"{name}.safetensors",
