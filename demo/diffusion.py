@@ -124,7 +124,9 @@ def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: i
         optimizer, lambda i: min(1.0, (i + 1) / 200) * max(0.0, 1 - i / iterations))
         for name, optimizer in optimizers.items()}
 
-    UNFINISHED.mkdir(exist_ok=True)
+    folder = folder or MODELS
+    for one in (folder, UNFINISHED):
+        one.mkdir(exist_ok=True)
     checkpoint = UNFINISHED / f"{name}.pt"
     parts = {"model": model, "average": average, **optimizers, **anneals}
     first, losses, seconds = 0, torch.zeros(iterations, device=DEVICE), 0.0
@@ -157,8 +159,6 @@ def train(name: str, model: nn.Module, loss: Callable[[], Tensor], iterations: i
                        | {"iteration": i + 1, "losses": losses, "seconds": spent}, checkpoint)
             training = {"iterations": i + 1, "seconds": round(spent), "device": device_name(),
                         **figures, "loss": round(recent.mean().item(), 5)}
-            folder = folder or MODELS
-            folder.mkdir(exist_ok=True)
             save_file({k: v.half().cpu().contiguous() for k, v in average.state_dict().items()},
                       folder / f"{name}.safetensors",
                       {key: json.dumps(header | {"training": training})})
