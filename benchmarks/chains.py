@@ -29,11 +29,13 @@ GUIDING = ("guidance/early_push", "guidance/evaluation", "guidance/feature_novel
            "guidance/feature_space", "guidance/fitted_radius", "guidance/latent_space",
            "guidance/limiter", "guidance/noise_level", "guidance/novelty",
            "guidance/novelty_memory", "guidance/novelty_net", "guidance/prompt",
-           "guidance/repulsion", "nodes/_late_cfg", "nodes/_novelty_hooks")
+           "guidance/repulsion", "guidance/starts", "nodes/_late_cfg", "nodes/_novelty_hooks",
+           "nodes/_starts")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 PEERS = ROOT / "benchmarks" / "peers"
 REPORTING = ("command", "fronts", "methods", "plan", "report", "rows")  # they draw nothing
 EARLY = "early_push"
+CANDIDATES = "candidates"
 BANK = "bank"  # a patch's input that names what it keeps from one queue item to the next
 ALWAYS = ("seeds", "count", "guidance")  # part of a chain's file name also where not given
 
@@ -82,14 +84,20 @@ class Chain:
         return self.cfg == 1 and self.guidance["repulsion"] != "ball" and self.memory is None
 
     @property
+    def _searches(self) -> bool:
+        """Whether more than one starting noise is tried."""
+        return self.guidance.get(CANDIDATES, 1) > 1 and self.memory is None
+
+    @property
     def file(self) -> Path:
         """Where the images go. It depends on the model, and on everything but the count."""
         values = asdict(replace(self, count=0))
         settings = {one.name: values[one.name] for one in fields(self)
                     if one.name in ALWAYS or getattr(self, one.name) != one.default}
-        if self.guidance is not None and not self._early:
+        if self.guidance is not None:
+            useless = {EARLY: not self._early, CANDIDATES: not self._searches}
             settings["guidance"] = {name: value for name, value in self.guidance.items()
-                                    if name != EARLY}
+                                    if not useless.get(name)}
         settings["model"] = MODELS[self.model].hash
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return WORK / "novelty" / f"class{self.label}-{digest[:16]}.npz"

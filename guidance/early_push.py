@@ -62,11 +62,15 @@ class EarlyPush:
         denoised: embedding of x0-hat, `[batch, dim]`; noise: `[batch]`, root mean square of the
         noise in the embedding of x_t.
         """
-        # The mean of `count` samples is itself off by a share 1 / count of the variance.
-        settled = (denoised - self.mean).square().sum(dim=1) / self.variance - 1 / self.count
-        share = ((settled - OPEN) / (SETTLED - OPEN)).clamp(0, 1)
         inverse = noise ** 2 / (level.signal.clamp(min=LEAST_SIGNAL) * self.variance)
-        return inverse if self.always else share * inverse
+        return inverse if self.always else self.settled(denoised) * inverse
+
+    def settled(self, denoised: Tensor) -> Tensor:
+        """`[batch]`, 0 to 1: how much of an image is decided, by its x0-hat's embedding
+        `[batch, dim]`."""
+        # The mean of `count` samples is itself off by a share 1 / count of the variance.
+        spread = (denoised - self.mean).square().sum(dim=1) / self.variance - 1 / self.count
+        return ((spread - OPEN) / (SETTLED - OPEN)).clamp(0, 1)
 
     def turned(self, x: Tensor, shift: Tensor, level: NoiseLevel, noise: Tensor, strength: float
                ) -> Tensor:

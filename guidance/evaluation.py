@@ -8,8 +8,11 @@ the same sum in any order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Evaluation:
@@ -49,6 +52,14 @@ class Evaluation:
             finally:
                 self.looking, self.plain = False, None
         return self._seen
+
+    def before(self, look: Callable[[], T]) -> T:
+        """What `look` finds by evaluations before the run, at which nobody pushes."""
+        self.looking = True
+        try:
+            return look()
+        finally:
+            self.looking, self.previous = False, None
 
     def answered(self, denoised: Tensor) -> Tensor:
         """The same; the innermost of those that guide tells what the model itself answered."""

@@ -29,6 +29,7 @@ from .latent_space import LatentSpace
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
 from .repulsion import ExactKernel, Repelled, Repulsion, Samples
+from .starts import Model, Start, StartSearch
 from .vision_space import VisionSpace
 
 # The strength at which the displacement is the repulsion's own, P radii long.
@@ -65,7 +66,8 @@ class PushFigures:
     dropped: shifts that were NaN or infinite; of: what mean_push is a share of; gradients: passes
     backward through another model, and gradient_share: their share of the run's time; looked:
     whether the model was asked once more; early: at how many evaluations a push reached at
-    least twice as far as by itself, because the image was settled at high noise.
+    least twice as far as by itself, because the image was settled at high noise; start: where the
+    run began, if there were others to choose from.
     """
 
     possible: bool
@@ -79,6 +81,7 @@ class PushFigures:
     gradient_share: float = 0.0
     looked: bool = False
     early: int = 0
+    start: Start | None = None
 
 
 class NoveltyRun:
@@ -103,6 +106,19 @@ class NoveltyRun:
         self._alone = Evaluation()
         self._mates = False  # whether the samples of the batch push each other
         self._looked = False
+        self._start: Start | None = None
+
+    def choose_start(self, candidates: int, noise: Tensor, seed: int,
+                     start: Callable[[Tensor], Tensor], model: Model, sigmas: Tensor) -> Tensor:
+        """The noise to start from, see StartSearch: at most `candidates` are tried, the given one
+        among them. For space latent."""
+        assert isinstance(self.space, LatentSpace)
+        search = StartSearch(
+            space=self.space, radius=self.settings.radius, batch=self.settings.batch,
+            repulsion=self.repulsion if isinstance(self.repulsion, Samples) else None,
+            candidates=candidates)
+        self._start = search.choose(noise, seed, start, model, sigmas)
+        return self._start.noise
 
     def denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                 level: NoiseLevel, shared: Evaluation | None = None) -> Tensor:
@@ -183,7 +199,7 @@ class NoveltyRun:
         """To be read when the run has ended: it waits for the device."""
         possible = self.repulsion is not None or self._mates
         if not self._evaluations:
-            return PushFigures(possible, 0, 0, 0.0, 0.0, 0, self.of)
+            return PushFigures(possible, 0, 0, 0.0, 0.0, 0, self.of, start=self._start)
         within, probability, push, dropped = (
             torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
         count = int(within.sum())
@@ -194,4 +210,4 @@ class NoveltyRun:
             pushed=int(near.sum()) / max(count, 1),
             mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
             dropped=int((dropped & within).sum()), of=self.of, looked=self._looked,
-            early=int((near & far).any(dim=1).sum()))
+            early=int((near & far).any(dim=1).sum()), start=self._start)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .fitted_radius import ENOUGH, UNKNOWN
 from .novelty import PushFigures
 from .novelty_memory import NoveltyMemory, Recorded
+from .starts import Start
 
 
 def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, strength: float,
@@ -32,6 +33,8 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
     if figures.early:
         lines.append(f"Early push in {figures.early} of these steps: the image was settled where "
                      "noise was high")
+    if figures.start is not None:
+        lines.append(_start(figures.start))
     if figures.looked:
         lines.append("The model was asked once more, to push from the first step on")
     if figures.gradients:
@@ -72,6 +75,12 @@ def _pushed(memory: NoveltyMemory, remembered: int, strength: float, figures: Pu
     if figures.dropped:
         text += f"; {figures.dropped} pushes dropped because they were not finite"
     return text
+
+
+def _start(start: Start) -> str:
+    numbers = ", ".join(str(number + 1) for number in start.chosen)
+    seen = "one look at each" if start.steps == 1 else f"a preview of {start.steps} steps each"
+    return f"Started from noise {numbers} of {start.candidates} tried, by {seen}"
 
 
 def _recorded(recorded: Recorded) -> list[str]:

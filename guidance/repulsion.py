@@ -87,6 +87,12 @@ class Samples:
     def centred(self) -> Tensor:
         return self.centres - self.origin
 
+    def nearness(self, embedding: Tensor) -> Tensor:
+        """`[batch, dim]` -> `[batch]`: the largest log w_j - 2 (|e - e_j| / radius)^2, so that what
+        weighs less counts as farther away."""
+        squared = squared_distance(embedding - self.origin, self.centred)
+        return (self.log_weight - 2 * squared / self.radius ** 2).amax(dim=1)
+
 
 @dataclass(frozen=True)
 class ExactKernel(Samples):

@@ -36,8 +36,25 @@ class LateCFG:
             yield
             return
         self.skipped += 1
-        guider.cfg = 1.0
-        try:
+        with cfg_off(guider):
             yield
-        finally:
-            guider.cfg = cfg
+
+
+@contextmanager
+def cfg_off(guider) -> Iterator[None]:
+    """Within, a guider of the host follows the prompt alone; one with more than one CFG, or with
+    none, is left as it is."""
+    cfg = getattr(guider, "cfg", None)
+    if cfg is None:
+        yield
+        return
+    guider.cfg = 1.0
+    try:
+        yield
+    finally:
+        guider.cfg = cfg
+
+
+def without_cfg(guider) -> bool:
+    """Whether a guider of the host takes the positive prompt alone."""
+    return getattr(guider, "cfg", None) == 1 and not hasattr(guider, "cfg1")

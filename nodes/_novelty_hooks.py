@@ -28,9 +28,10 @@ from ..guidance.vision_space import VisionSpace
 from . import _host
 from ._feature_tap import tap_of, tapped
 from ._images import previews_as_image
-from ._late_cfg import LateCFG
+from ._late_cfg import LateCFG, without_cfg
 from ._latents import memory_space
 from ._sampling_hooks import SHARED, running, unfit
+from ._starts import chosen_noise, no_choice
 from ._vision_encoder import vision_space
 
 KEY = "uncommon.novelty"
@@ -56,12 +57,14 @@ class NoveltyOptions:
     cfg_start_percent: float
     vision_every_n_steps: int = 2
     early_push: str = "off"
+    candidates: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guided:
     """A sampling run under guidance. revision, remembered: what guides it; earlier: the samples
-    that it goes on with; note: what images made from here on carry of it."""
+    that it goes on with; note: what images made from here on carry of it; ignored: what is set
+    and has no use, and why."""
 
     model: Any
     space: Space
@@ -72,10 +75,11 @@ class Guided:
     note: dict
     run: NoveltyRun
     cfg: LateCFG
+    ignored: list[str]
 
 
 class NoveltyHooks:
-    """Both wrappers of one Novelty Guidance node. Holds settings and ids, never tensors."""
+    """The wrappers of one Novelty Guidance node. Holds settings and ids, never tensors."""
 
     def __init__(self, memory: NoveltyMemory, options: NoveltyOptions, node_id: str,
                  clip_vision=None, vae=None):
@@ -90,6 +94,7 @@ class NoveltyHooks:
         self._space(model)
         patched = model.clone()
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self.outer_sample)
+        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, self.sampler_sample)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise)
         return patched
 
@@ -107,6 +112,21 @@ class NoveltyHooks:
         late = guided.cfg.evaluation(guider, timestep) if guided.run.pushes(x) else nullcontext()
         with late:
             return guided.run.denoise(model, x, timestep, level, options[SHARED])
+
+    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise,
+                       latent_image=None, denoise_mask=None, disable_pbar=False):
+        options = extra_args["model_options"].get("transformer_options", {})
+        guided = options.get(KEY, {}).get(self)
+        if guided is not None and self._chooses_start:
+            reason = no_choice(guided.run, guider.inner_model.model_sampling, noise, sigmas,
+                               denoise_mask)
+            if reason:
+                guided.ignored.append(f"candidates, since {reason}.")
+            else:
+                noise = chosen_noise(guided.run, self.options.candidates, guider, sigmas,
+                                     extra_args, noise, latent_image, options[SHARED])
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
+                        disable_pbar)
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None,
                      callback=None, disable_pbar=False, seed=None, latent_shapes=None):
@@ -161,7 +181,8 @@ class NoveltyHooks:
                       run=self._run(model, space, remembered, prompt, sigmas,
                                     without_cfg(guider)),
                       cfg=LateCFG(model.get_model_object("model_sampling").percent_to_sigma(
-                          self.options.cfg_start_percent)))
+                          self.options.cfg_start_percent)),
+                      ignored=self._ignored())
 
     def _end(self, guided: Guided, result: Tensor, whole: bool) -> None:
         """Remembers the latents `[batch, ...]` of a run that went on to the end, and reports."""
@@ -172,7 +193,7 @@ class NoveltyHooks:
         figures = guided.run.figures()
         self._tell(novelty_report(
             self.memory, guided.revision, len(guided.remembered), self.options.strength,
-            self.options.record, whole, figures, guided.cfg.skipped, recorded, self._ignored(),
+            self.options.record, whole, figures, guided.cfg.skipped, recorded, guided.ignored,
             guided.run.settings.radius if self._fits_radius else None))
         _host.tell_memory_changed(
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
@@ -195,7 +216,13 @@ class NoveltyHooks:
             told.append(f"{' and '.join(names)}. It is for a memory with space vision.")
         if self.options.early_push == "on" and not self._fits_early_push:
             told.append("early_push. It is for a memory with space latent, and not for ball.")
+        if self.options.candidates > 1 and not self._chooses_start:
+            told.append("candidates. It is for a memory with space latent.")
         return told
+
+    @property
+    def _chooses_start(self) -> bool:
+        return self.memory.space == LATENT and self.options.candidates > 1
 
     def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
@@ -270,8 +297,3 @@ class NoveltyHooks:
                 sigma_start=settings.sigma_start, sigma_end=settings.sigma_end))
         kind = FeatureRun if isinstance(space, FeatureSpace) else NoveltyRun
         return kind(space, repulsion, settings)
-
-
-def without_cfg(guider) -> bool:
-    """Whether a guider of the host takes the positive prompt alone."""
-    return getattr(guider, "cfg", None) == 1 and not hasattr(guider, "cfg1")

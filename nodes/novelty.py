@@ -91,6 +91,14 @@ class NoveltyGuidance(io.ComfyNode):
                             "first steps. on: everywhere. In runs of up to 10 steps the model is "
                             "asked once more, to push from the first step. For space latent, and "
                             "not for ball."),
+                io.Int.Input(
+                    "candidates", default=1, min=1, max=64, optional=True,
+                    tooltip="How many starting noises to try at most for each image: the run goes "
+                            "on with the first that leads to an image far from all remembered "
+                            "ones, else with the farthest. The seed's own noise is tried first; 1 "
+                            "tries no other. More difference, and more time: each costs one step "
+                            "where the first step settles the image, as in distilled models, else "
+                            "four, all without CFG. For space latent."),
             ],
             outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -101,12 +109,13 @@ class NoveltyGuidance(io.ComfyNode):
     def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.22,
                 repulsion="net", prompt_aware=True, batch_repulsion=1.0,
                 record=True, cfg_start_percent=0.0, clip_vision=None, vae=None,
-                vision_every_n_steps=2, early_push="off") -> io.NodeOutput:
+                vision_every_n_steps=2, early_push="off", candidates=1) -> io.NodeOutput:
         options = NoveltyOptions(
             strength=strength, start_percent=start_percent, end_percent=end_percent, radius=radius,
             repulsion=repulsion, prompt_aware=prompt_aware, batch_repulsion=batch_repulsion,
             record=record, cfg_start_percent=cfg_start_percent,
-            vision_every_n_steps=vision_every_n_steps, early_push=early_push)
+            vision_every_n_steps=vision_every_n_steps, early_push=early_push,
+            candidates=candidates)
         hooks = NoveltyHooks(memory, options, cls.hidden.unique_id, clip_vision, vae)
         return io.NodeOutput(hooks.attach(model))
 

@@ -82,6 +82,7 @@ STRENGTHS = {
 TSR = (0.95, 0.85, 0.7)  # .95: the host's default
 RADII = (0.2, 0.3, 0.4)  # of SPELL's ball; the paper's is in the latents' own unit, per model
 NET = (0.12, None, 0.15, 0.19)  # radius; None: the defaults
+CANDIDATES = (4, 8)
 LOWER = (1.0, 1.5, 2.0)
 MIDDLE = 1
 
@@ -99,6 +100,9 @@ METHODS: dict[str, tuple[Setting, ...]] = {
                                memory={"space": "features"}),),
     "ours, early_push off": (Setting(method="ours, early_push off",
                                      guidance={"early_push": "off"}),),
+    "ours, candidates": tuple(Setting(method="ours, candidates", strength=count,
+                                      guidance={"candidates": count})
+                              for count in CANDIDATES),
     "ours + tsr": tuple(Setting(method="ours + tsr", strength=k, guidance={}, patches=_tsr(k))
                         for k in TSR),
 }

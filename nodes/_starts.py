@@ -1,0 +1,58 @@
+"""Tries starting noises through a guider of the host, before its sampler begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from torch import Tensor
+
+from ..guidance.evaluation import Evaluation
+from ..guidance.novelty import NoveltyRun
+from ..guidance.starts import preview_levels
+from ._late_cfg import cfg_off
+
+
+def no_choice(run: NoveltyRun, sampling, noise: Tensor, sigmas: Tensor,
+              denoise_mask: Tensor | None) -> str | None:
+    """Why a run is not to begin but from the noise that it was given, if it is not."""
+    if not run.pushes(noise):
+        return "there is nothing to stay away from"
+    if denoise_mask is not None:
+        return "the latent has a mask"
+    if not _is_pure_noise(sampling, sigmas):
+        return "this pass does not start from pure noise"
+    if run.settings.sigma_start < float(sigmas[0]):
+        return "start_percent leaves the start alone"
+    if not noise.any():
+        return "the noise is disabled"
+    return None
+
+
+def _is_pure_noise(sampling, sigmas: Tensor) -> bool:
+    """As the host's samplers tell it."""
+    return float(sigmas[0]) >= float(sampling.sigma_max) * (1 - 1e-5)
+
+
+def chosen_noise(run: NoveltyRun, candidates: int, guider, sigmas: Tensor,
+                 extra_args: dict[str, Any], noise: Tensor, latent_image: Tensor,
+                 shared: Evaluation) -> Tensor:
+    """The noise to start from. The model follows the prompt alone, without CFG and without
+    anyone's push, and the sampler's progress bar counts its evaluations."""
+    sampling = guider.inner_model.model_sampling
+    bar = comfy.utils.ProgressBar(candidates * len(preview_levels(sigmas)))
+
+    def start(one: Tensor) -> Tensor:
+        return sampling.noise_scaling(sigmas[0], one, latent_image, True)
+
+    def model(x: Tensor, sigma: Tensor) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        denoised = guider(x, sigma.expand(len(x)), model_options=extra_args["model_options"],
+                          seed=extra_args["seed"])
+        bar.update(1)
+        return denoised
+
+    with cfg_off(guider):
+        return shared.before(lambda: run.choose_start(candidates, noise, extra_args["seed"] or 0,
+                                                      start, model, sigmas))

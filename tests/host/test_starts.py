@@ -1,0 +1,127 @@
+"""Starting noises that are tried before a run, in the host."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from guidance.latent_space import LatentSpace
+
+pytestmark = pytest.mark.usefixtures("page_with_texts")
+
+REMEMBERED = 48
+FROZEN = {"mode": "frozen", "revision": REMEMBERED}
+TEACHER, STUDENT = "digits", "digits_distilled"
+FAR = {"radius": 0.2}  # so that most images are near a remembered one
+
+
+@pytest.fixture
+def draw(fresh_host, novelty_graph):
+    """Draws with images of the model itself remembered, which no draw adds to."""
+    remembered = {name: latent(fresh_host.run(novelty_graph(
+        seed=1, batch=REMEMBERED, cfg=1.0, memory={"name": name}, more=load(name))))
+        for name in (TEACHER, STUDENT)}
+
+    def drawn(candidates: int | None, model: str = STUDENT, guidance: dict | None = None,
+              more: dict | None = None, sampler: dict | None = None, on_progress=None, **options):
+        given = FAR | (guidance or {})
+        if candidates is not None:
+            given["candidates"] = candidates
+        graph = novelty_graph(memory=FROZEN | {"name": model}, guidance=given,
+                              more=load(model) | (more or {}), **options)
+        graph["sampled"]["inputs"].update(sampler or {})
+        return fresh_host.run(graph, on_progress=on_progress)
+
+    drawn.remembered = remembered
+    return drawn
+
+
+def load(model: str) -> dict:
+    return {"model": ("UncommonLoadADM", {"model_name": model})}
+
+
+def latent(run) -> torch.Tensor:
+    return run.outputs["sampled"][0]["samples"]
+
+
+def shown(run) -> str:
+    return "\n".join(data[1] for event, data in run.events if event == "progress_text")
+
+
+def started(run) -> tuple[int, int, str] | None:
+    """The number of the noise, how many were tried, and by what."""
+    told = re.search(r"Started from noise (\d+) of (\d+) tried, by (.+)", shown(run))
+    return (int(told[1]), int(told[2]), told[3]) if told else None
+
+
+def distance(run, remembered: torch.Tensor) -> float:
+    """To the nearest remembered image."""
+    space = LatentSpace("Test", 3)
+    return torch.cdist(space.embed(latent(run)), space.embed(remembered)).min().item()
+
+
+def test_graphs_from_before_the_input_are_drawn_as_they_were(draw):
+    assert torch.equal(latent(draw(None, cfg=1.0)), latent(draw(1, cfg=1.0)))
+
+
+def test_another_noise_leads_farther_from_what_is_remembered(draw):
+    farther = []
+    for seed in range(5, 11):
+        alone, tried = (draw(candidates, cfg=1.0, seed=seed) for candidates in (1, 16))
+        assert torch.equal(latent(alone), latent(tried)) is (started(tried)[0] == 1)
+        if started(tried)[0] > 1:
+            farther.append(distance(tried, draw.remembered[STUDENT])
+                           > distance(alone, draw.remembered[STUDENT]))
+    assert len(farther) >= 3 and sum(farther) > 0.7 * len(farther)
+
+
+def test_a_look_tells_on_a_distilled_model_and_a_preview_on_others(draw):
+    assert started(draw(2, cfg=1.0))[2] == "one look at each"
+    assert started(draw(2, TEACHER, cfg=3.0))[2] == "a preview of 4 steps each"
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    ({"sampler": {"denoise": 0.5}}, "does not start from pure noise"),
+    ({"guidance": {"start_percent": 0.2}}, "start_percent leaves the start alone"),
+    ({"guidance": {"strength": 0.0}}, "nothing to stay away from"),
+])
+def test_says_why_no_noise_is_tried(draw, options, reason):
+    run = draw(4, cfg=1.0, **options)
+    assert reason in shown(run) and started(run) is None
+    assert torch.equal(latent(run), latent(draw(1, cfg=1.0, **options)))
+
+
+def test_a_masked_latent_keeps_its_noise(draw, fresh_host):
+    fresh_host.load_extra("nodes_mask")
+    masked = {"more": {
+        "mask": ("SolidMask", {"value": 1.0, "width": 16, "height": 16}),
+        "masked": ("SetLatentNoiseMask", {"samples": ["latent", 0], "mask": ["mask", 0]})},
+        "sampler": {"latent_image": ["masked", 0]}, "cfg": 1.0}
+    run = draw(4, **masked)
+    assert "the latent has a mask" in shown(run)
+    assert torch.equal(latent(run), latent(draw(1, **masked)))
+
+
+def test_previews_run_without_cfg_and_leave_it_to_the_run(draw, monkeypatch):
+    import comfy.samplers
+
+    seen, real = [], comfy.samplers.sampling_function
+
+    def watched(model, x, timestep, uncond, cond, cfg, *args, **kwargs):
+        seen.append(cfg)
+        return real(model, x, timestep, uncond, cond, cfg, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.samplers, "sampling_function", watched)
+    tried = started(draw(3, TEACHER, cfg=3.0, steps=8,
+                         guidance={"cfg_start_percent": 0.0}))[1]
+    assert seen == [1.0] * 4 * tried + [3.0] * 8
+
+
+def test_the_progress_bar_counts_the_looks(draw):
+    seen = []
+    run = draw(8, TEACHER, cfg=1.0, steps=5,
+               on_progress=lambda node, step, steps: seen.append((node, step, steps)))
+    looks = [(step, steps) for node, step, steps in seen if node == "sampled" and steps == 8 * 4]
+    assert looks == [(number, 32) for number in range(1, 4 * started(run)[1] + 1)]
