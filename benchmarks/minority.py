@@ -38,7 +38,7 @@ CPU = not torch.cuda.is_available()
 SWEPT = 500  # images of a set in a sweep
 SAMPLERS = (("euler", "normal", STEPS, 4000), ("dpmpp_2m", "karras", STEPS, 1000),
             ("heun", "karras", STEPS, 1000), ("euler_ancestral", "normal", 250, SWEPT))
-SCALES = (1.0, 2.0, 4.0, 8.0)
+SCALES = (1.0, 2.0, 3.0, 4.0, 6.0)
 OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much data, which distance
     "2 classes": ClassifierRecipe(classes=2),
     "10 classes": ClassifierRecipe(classes=10),
@@ -48,7 +48,7 @@ OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much dat
     "from scratch": ClassifierRecipe(frozen=False, iterations=3000),
 }
 BETAS = (1.0, 3.0, 6.0, 12.0)
-WINDOWS = ((0.0, 0.5), (0.25, 0.75), (0.5, 1.0), (0.0, 0.75))  # start and end percent, at scale 2
+WINDOWS = ((0.0, 0.35), (0.0, 0.65), (0.0, 1.0), (0.25, 0.75), (0.5, 1.0))  # start, end percent
 
 
 def by_class(defaults: Defaults, rarity: float, scale: float | None = None,
@@ -76,7 +76,9 @@ def main_sets(defaults: Defaults) -> list[Set]:
             Set(name="mixed", patch=mixed(defaults)),
             Set(name="self-guided, backprop", patch=other(defaults, SELF, mode="backprop")),
             Set(name="self-guided, free", patch=other(defaults, SELF, mode="free")),
-            Set(name="boost and skip", patch=other(defaults, BOOST))]
+            Set(name="boost and skip", patch=other(defaults, BOOST)),
+            Set(name="boost and skip, gamma 4, skip 3",  # the paper's for faces
+                patch=other(defaults, BOOST, gamma=4.0, skip=3))]
 
 
 def top_sets(defaults: Defaults) -> list[Set]:
@@ -101,8 +103,8 @@ def beta_sets(defaults: Defaults) -> list[Set]:
 
 
 def window_sets(defaults: Defaults) -> list[Set]:
-    chosen = by_class(defaults, 99.0, 2.0)
-    return [Set(name=f"rarity 99, scale 2, from {start:g} to {end:g}", count=SWEPT,
+    chosen = by_class(defaults, 99.0)
+    return [Set(name=f"rarity 99, from {start:g} to {end:g}", count=SWEPT,
                 patch=replace(chosen, inputs=chosen.inputs | {"start_percent": start,
                                                               "end_percent": end}))
             for start, end in WINDOWS]
@@ -115,7 +117,7 @@ def free_sets(defaults: Defaults) -> list[Set]:
                                          ("free", 0.4, 1), ("free", 1.5, 1))),
             *(Set(name=f"boost and skip, gamma {gamma:g}, skip {skip}", count=SWEPT,
                   patch=other(defaults, BOOST, gamma=gamma, skip=skip))
-              for gamma, skip in ((1.5, 1), (2.0, 2), (4.0, 3), (4.0, 8)))]
+              for gamma, skip in ((1.5, 1), (2.0, 2), (4.0, 8)))]
 
 
 def other_classifiers(defaults: Defaults) -> list[Set]:

@@ -85,10 +85,11 @@ def draw_avatar(rng: np.random.Generator, size: int, *, glasses: bool = False, h
     else:
         _draw_front(canvas, face, skin, hair, clothes, long_hair, fringe, smile, gaze)
     if glasses:
-        frame = _unlike(skin, lambda: _colour(rng, value=(0.15, 1.0)))
+        frame = _unlike(skin, lambda: _colour(rng, value=(0.15, 1.0)), by=120)
         _draw_glasses(canvas, face, frame, side)
     if hat:
-        _draw_hat(canvas, face, _colour(rng, value=(0.15, 1.0)), side)
+        cloth = _unlike(hair, lambda: _colour(rng, value=(0.15, 1.0)), by=120)
+        _draw_hat(canvas, face, cloth, side)
     return canvas.image()
 
 
@@ -112,11 +113,12 @@ def _rgb(hue: float, saturation: float, value: float) -> Colour:
     return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def _unlike(other: Colour, draw: Callable[[], Colour]) -> Colour:
-    """The first colour drawn that the eye can tell from another one."""
+def _unlike(other: Colour, draw: Callable[[], Colour], by: int = 60) -> Colour:
+    """The first colour drawn that differs from another one by more than `by` in a channel; by 60
+    the eye can tell them apart, by 120 at a glance."""
     while True:
         colour = draw()
-        if max(abs(a - b) for a, b in zip(colour, other, strict=True)) > 60:
+        if max(abs(a - b) for a, b in zip(colour, other, strict=True)) > by:
             return colour
 
 
@@ -220,17 +222,15 @@ def _draw_side(canvas: _Canvas, face: Face, skin: Colour, hair: Colour, clothes:
 
 
 def _draw_glasses(canvas: _Canvas, face: Face, frame: Colour, side: bool) -> None:
+    """Sunglasses."""
     x, y, rx = face.x, face.y, face.rx
     if side:
-        canvas.line([(x - 0.6 * rx, y), (x + 0.6 * rx, y)], frame, 0.04)
-        canvas.ellipse(x - 0.62 * rx, y + 0.01, 0.085, 0.085, None, frame, 0.04)
+        canvas.line([(x - 0.6 * rx, y), (x + 0.6 * rx, y)], frame, 0.05)
+        canvas.ellipse(x - 0.62 * rx, y + 0.01, 0.1, 0.09, frame)
         return
-    canvas.line([(x - 0.95 * rx, y), (x + 0.95 * rx, y)], frame, 0.04)
+    canvas.line([(x - 0.95 * rx, y), (x + 0.95 * rx, y)], frame, 0.05)
     for sign in (-1, 1):
-        eye = x + sign * 0.47 * rx
-        canvas.ellipse(eye, y, 0.075, 0.065, (250, 250, 250))
-        canvas.ellipse(eye, y, 0.028, 0.034, (25, 25, 35))
-        canvas.ellipse(eye, y, 0.1, 0.09, None, frame, 0.04)
+        canvas.ellipse(x + sign * 0.47 * rx, y + 0.01, 0.1, 0.09, frame)
 
 
 def _draw_hat(canvas: _Canvas, face: Face, colour: Colour, side: bool) -> None:

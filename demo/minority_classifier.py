@@ -21,8 +21,8 @@ class ClassifierRecipe:
 
     count: int = 20_000
     distance: str = "latent_l2"
-    sigma: float = 0.6
-    draws: int = 3
+    sigma: float = 0.8
+    draws: int = 10
     classes: int = 20
     iterations: int = 2500
     batch_size: int = 64

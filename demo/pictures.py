@@ -1,4 +1,4 @@
-"""Makes the pictures of those example workflows that `demo.templates` writes.
+"""Makes the pictures of the example workflows that `demo.templates` writes, and of `minority`.
 
     python -m demo.pictures [NAME ...]
 
@@ -31,6 +31,7 @@ HELP_PICTURES = (*(FOLDER / f"{name}.jpg" for name in (
     "novelty", "minority", "train_minority_classifier", "explore_then_keep_8",
     "diversity_report")), ROOT / "benchmarks" / "results" / "minority_front.png")
 GRAPH_WIDTH, MARGIN, TITLE = 1200, 40, 30  # pixels; a node's title lies above its position
+COLUMNS, TILE, GAP = 8, 120, 20  # of the faces, in pixels
 NODE, NODE_TITLE, OTHER_WIRE = "#2b2f38", "#3d4450", "#8bc34a"
 WIRES = {"MODEL": "#b39ddb", "CLIP": "#ffd500", "VAE": "#ff6e6e", "CONDITIONING": "#ffa931",
          "LATENT": "#ff9cf9", "IMAGE": "#64b5f6"}
@@ -61,6 +62,18 @@ def explore(server: Server, workflow: Mapping) -> Image.Image:
 
 def report(server: Server, workflow: Mapping) -> Image.Image:
     return run(server, workflow, "Plots: both")[0]
+
+
+def minority(server: Server, workflow: Mapping) -> Image.Image:
+    """Plain faces above, guided ones of the same seeds below."""
+    entry = server.run(to_api(workflow, server.object_info()))
+    picture = Image.new("RGB", (COLUMNS * TILE, 4 * TILE + GAP), "white")
+    for half, title in enumerate(("Plain", "Rare")):
+        for number, one in enumerate(server.images(entry, titled(workflow, title))):
+            row, column = divmod(number, COLUMNS)
+            face = Image.open(io.BytesIO(one)).resize((TILE, TILE), Image.Resampling.NEAREST)
+            picture.paste(face, (column * TILE, row * TILE + half * (2 * TILE + GAP)))
+    return picture
 
 
 def graph(workflow: Mapping) -> Image.Image:
@@ -131,11 +144,11 @@ def write_help_pictures() -> None:
         picture.save(HELP / f"{file.stem}.jpg", quality=85, optimize=True)
 
 
-RESULTS = {"explore_then_keep_8": explore, "diversity_report": report}
+RESULTS = {"explore_then_keep_8": explore, "diversity_report": report, "minority": minority}
 
 
 def main() -> None:
-    names = sys.argv[1:] or list(TEMPLATES)
+    names = sys.argv[1:] or [*TEMPLATES, *(RESULTS.keys() - TEMPLATES.keys())]
     read = {name: json.loads((FOLDER / f"{name}.json").read_text("utf-8")) for name in names}
     pictures = {name: graph(read[name]) for name in names if name not in RESULTS}
     if wanted := [name for name in names if name in RESULTS]:

@@ -36,20 +36,20 @@ class MinorityGuidance(io.ComfyNode):
                             "from: 99 is the rarest hundredth, 50 the middle, 0 the most typical. "
                             "Mode class uses it."),
                 io.Float.Input(
-                    "scale", default=1.0, min=0.0, max=100.0, step=0.1,
+                    "scale", default=3.0, min=0.0, max=100.0, step=0.1,
                     tooltip="How strongly mode class pushes: w in the paper, where 1 is the "
                             "classifier's own opinion. 0 pushes nothing. High values break "
                             "images."),
                 io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
                                tooltip=START_PERCENT),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
+                io.Float.Input("end_percent", default=0.5, min=0.0, max=1.0, step=0.01,
                                tooltip=END_PERCENT),
                 io.Combo.Input(
                     "mode", options=list(minority.MODES),
                     tooltip="class: towards the class that rarity names. mixed: rarer than now, "
                             "wherever that is; its strength is beta."),
                 io.Float.Input(
-                    "beta", default=3.0, min=-100.0, max=100.0, step=0.1, optional=True,
+                    "beta", default=12.0, min=-100.0, max=100.0, step=0.1, optional=True,
                     advanced=True,
                     tooltip="How strongly mode mixed pushes: images are drawn in proportion to "
                             "their minority score to the power of beta. 0 pushes nothing; below 0 "
