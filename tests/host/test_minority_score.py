@@ -229,8 +229,8 @@ def test_every_distance_ranks(fresh_host, folder, monkeypatch, tmp_path, distanc
     if net == "squeeze":
         from torchvision.models import squeezenet1_1
 
-        models = fresh_host.directory / "models" / "lpips"
-        models.mkdir(exist_ok=True)
+        models = tmp_path / "lpips"
+        models.mkdir()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(3)
             torch.save(squeezenet1_1().state_dict(), models / BACKBONES[net].file)
