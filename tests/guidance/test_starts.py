@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
-from guidance.starts import PREVIEW_STEPS, Start, StartSearch, another, euler, preview_levels
+from guidance.starts import (
+    PREVIEW_STEPS, Model, Start, StartSearch, another, euler, preview_levels)
 
 from .test_novelty import SETTINGS, SPACE, noise, remembered
 
 SIGMAS = torch.tensor([14.6, 6.0, 3.0, 1.5, 0.7, 0.3, 0.1, 0.0])
-Model = Callable[[Tensor, Tensor], Tensor]
 
 
 class Watched:

@@ -17,9 +17,7 @@ TEACHER, STUDENT = "digits", "digits_distilled"
 @pytest.fixture
 def draw(fresh_host, novelty_graph):
     """Draws with images of the model itself remembered, which no draw adds to."""
-    for name in (TEACHER, STUDENT):
-        fresh_host.run(novelty_graph(seed=1, batch=REMEMBERED, cfg=1.0, memory={"name": name},
-                                     more=load(name)))
+    remember(fresh_host, novelty_graph)
 
     def drawn(early: str | None, model: str = STUDENT, guidance: dict | None = None, **options):
         early_push = {} if early is None else {"early_push": early}
@@ -28,6 +26,12 @@ def draw(fresh_host, novelty_graph):
             more=load(model), **options))
 
     return drawn
+
+
+def remember(host, novelty_graph) -> dict:
+    """Has each model's own memory remember images of it; the runs, by the model."""
+    return {name: host.run(novelty_graph(seed=1, batch=REMEMBERED, cfg=1.0, memory={"name": name},
+                                         more=load(name))) for name in (TEACHER, STUDENT)}
 
 
 def load(model: str) -> dict:

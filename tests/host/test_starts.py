@@ -9,20 +9,17 @@ import torch
 
 from guidance.latent_space import LatentSpace
 
+from .test_early_push import FROZEN, STUDENT, TEACHER, latent, load, remember, shown
+
 pytestmark = pytest.mark.usefixtures("page_with_texts")
 
-REMEMBERED = 48
-FROZEN = {"mode": "frozen", "revision": REMEMBERED}
-TEACHER, STUDENT = "digits", "digits_distilled"
 FAR = {"radius": 0.2}  # so that most images are near a remembered one
 
 
 @pytest.fixture
 def draw(fresh_host, novelty_graph):
     """Draws with images of the model itself remembered, which no draw adds to."""
-    remembered = {name: latent(fresh_host.run(novelty_graph(
-        seed=1, batch=REMEMBERED, cfg=1.0, memory={"name": name}, more=load(name))))
-        for name in (TEACHER, STUDENT)}
+    remembered = {name: latent(run) for name, run in remember(fresh_host, novelty_graph).items()}
 
     def drawn(candidates: int | None, model: str = STUDENT, guidance: dict | None = None,
               more: dict | None = None, sampler: dict | None = None, on_progress=None, **options):
@@ -36,18 +33,6 @@ def draw(fresh_host, novelty_graph):
 
     drawn.remembered = remembered
     return drawn
-
-
-def load(model: str) -> dict:
-    return {"model": ("UncommonLoadADM", {"model_name": model})}
-
-
-def latent(run) -> torch.Tensor:
-    return run.outputs["sampled"][0]["samples"]
-
-
-def shown(run) -> str:
-    return "\n".join(data[1] for event, data in run.events if event == "progress_text")
 
 
 def started(run) -> tuple[int, int, str] | None:
