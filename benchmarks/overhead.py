@@ -134,8 +134,16 @@ class Bench:
                     print(part, number, variant, f"{sum(model) / len(model):.3f} s a step",
                           flush=True)
 
-    def synchronised(self, variant: str, number: int, settings: dict[str, Any]) -> int:
-        """How often a run waits for the GPU, as torch warns of it."""
+    def synchronised(self, variant: str, number: int, settings: dict[str, Any]) -> float:
+        """How often a step waits for the GPU, as torch warns of it: by what a run of twice the
+        steps waits more. What a run waits once, as for its weights, is no step's."""
+        steps = settings["steps"]
+        once, twice = (self.waits(variant, number, settings | {"steps": count})
+                       for count in (steps, 2 * steps))
+        return (twice - once) / steps
+
+    def waits(self, variant: str, number: int, settings: dict[str, Any]) -> int:
+        """How often a run waits for the GPU."""
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as told:

@@ -13,7 +13,7 @@ import torch
 from sqlalchemy import make_url
 from torch import Tensor
 
-from .fitted_radius import FITTED, UNKNOWN, fitted_radius
+from .fitted_radius import ACTIVATIONS, FITTED, LATENTS, UNKNOWN, Fit, fitted_radius
 from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
 from .memory.cap import WHEN_FULL
@@ -21,8 +21,9 @@ from .memory.net_cache import NetCache
 from .prompt import log_similarity
 from .repulsion import REPULSIONS, Repulsion
 
-LATENT, VISION = "latent", "vision"
-SPACES = (LATENT, "features", VISION)
+LATENT, FEATURES, VISION = "latent", "features", "vision"
+SPACES = (LATENT, FEATURES, VISION)
+FITS = {LATENT: LATENTS, FEATURES: ACTIVATIONS}  # in space vision a radius of 0 stands for UNKNOWN
 SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
 ALIKE = -0.7  # log similarity of prompts that count as one where the radius is fitted: a half
 
@@ -87,10 +88,14 @@ class NoveltyMemory:
         return self.bank.memory
 
     @property
-    def fits_radius(self) -> bool:
-        """Whether a radius is taken from its samples. In the other spaces embeddings are
-        directions, of one scale for every model, and the radius would be half of what did best."""
-        return self.space == LATENT
+    def fit(self) -> Fit | None:
+        """How a radius is taken from its samples, None where it is not."""
+        return FITS.get(self.space)
+
+    @property
+    def unknown_radius(self) -> float:
+        """In place of FITTED, while its samples do not tell."""
+        return UNKNOWN if self.fit is None else self.fit.unknown
 
     def resolve(self) -> int:
         """The revision that counts now."""
@@ -159,8 +164,8 @@ class NoveltyMemory:
         if not bool(counts.any()):
             return None
         if radius == FITTED:
-            radius = (fitted_radius(centre[counts & (similarity > ALIKE)]) if self.fits_radius
-                      else UNKNOWN)
+            alike = centre[counts & (similarity > ALIKE)]
+            radius = fitted_radius(alike, self.fit) if self.fit else UNKNOWN
         return REPULSIONS[kind](centre[counts].to(device),
                                 (log_weight + similarity)[counts].to(device), radius)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .fitted_radius import ENOUGH, UNKNOWN
+from .fitted_radius import ENOUGH
 from .novelty import PushFigures
 from .novelty_memory import NoveltyMemory, Recorded
 from .starts import Start
@@ -25,8 +25,8 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
     lines = [f"{memory.name}@{revision}: pushed away from {remembered} samples",
              _pushed(memory, remembered, strength, figures)]
     if fitted is not None and figures.evaluations:
-        source = (f"until {ENOUGH} samples of this prompt are remembered" if fitted == UNKNOWN
-                  else "from the distances in the memory")
+        source = (f"until {ENOUGH} samples of this prompt are remembered"
+                  if fitted == memory.unknown_radius else "from the distances in the memory")
         lines.append(f"Radius {fitted:.3f}, {source}")
     if without_cfg:
         lines.append(f"CFG began after {without_cfg} evaluations of the model")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..guidance.feature_space import FeatureSpace
 from ..guidance.latent_space import LatentSpace
-from ..guidance.novelty_memory import NoveltyMemory
+from ..guidance.novelty_memory import FEATURES, NoveltyMemory
 from ._feature_tap import tap_of
 
 
@@ -27,7 +27,7 @@ def memory_space(model, memory: NoveltyMemory) -> LatentSpace | FeatureSpace:
     """The space in which a memory has samples of a MODEL. Raises FeatureSpaceError where it holds
     those of another space, or where the model has no such space."""
     found = latent_space(model)
-    if memory.space == "features":
+    if memory.space == FEATURES:
         found = tap_of(model).space(type(model.get_model_object("latent_format")).__name__)
     memory.check_space(found.id)
     return found

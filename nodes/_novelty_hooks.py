@@ -14,12 +14,19 @@ from torch import Tensor
 from ..guidance.early_push import LOOK_STEPS
 from ..guidance.feature_novelty import FeatureRun
 from ..guidance.feature_space import FeatureSpace
-from ..guidance.fitted_radius import FITTED, UNKNOWN
+from ..guidance.fitted_radius import FITTED
 from ..guidance.latent_space import LatentSpace
 from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
 from ..guidance.novelty import NoveltyRun, NoveltySettings
-from ..guidance.novelty_memory import LATENT, VISION, NoveltyMemory, Recorded, content_hashes
+from ..guidance.novelty_memory import (
+    FEATURES,
+    LATENT,
+    VISION,
+    NoveltyMemory,
+    Recorded,
+    content_hashes,
+)
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
 from ..guidance.step_window import StepWindow
@@ -201,7 +208,7 @@ class NoveltyHooks:
 
     @property
     def _fits_radius(self) -> bool:
-        return self.options.radius == FITTED and self.memory.fits_radius
+        return self.options.radius == FITTED and self.memory.fit is not None
 
     @property
     def _fits_early_push(self) -> bool:
@@ -240,7 +247,7 @@ class NoveltyHooks:
         if not found:
             return []
         starts = model.model.process_latent_in(start)
-        if self.memory.space == "features":  # a latent by itself has none
+        if self.memory.space == FEATURES:  # a latent by itself has none
             latent_format = model.get_model_object("latent_format")
             pictures = [_host.preview(latent_format, latent) for latent in starts]
             if None in pictures or any(entry.preview is None for entry in found):
@@ -282,7 +289,7 @@ class NoveltyHooks:
         repulsion = self.memory.repulsion(
             options.repulsion, remembered, prompt if options.prompt_aware else None,
             options.radius, model.load_device)
-        radius = repulsion.radius if repulsion else options.radius or UNKNOWN
+        radius = repulsion.radius if repulsion else options.radius or self.memory.unknown_radius
         settings = NoveltySettings(
             strength=options.strength, radius=radius, batch=options.batch_repulsion,
             early=early, look=early != "off" and len(sigmas) - 1 <= LOOK_STEPS,

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from guidance.fitted_radius import (
+    ACTIVATIONS,
     ASKED,
     ENOUGH,
+    LATENTS,
     LEAST,
     LOOKED_AT,
-    OF_NEAREST,
-    OF_SPREAD,
-    UNKNOWN,
+    Fit,
     fitted_radius,
 )
+
+pytestmark = pytest.mark.parametrize("fit", [LATENTS, ACTIVATIONS], ids=["latents", "activations"])
 
 
 def samples(count: int, seed: int = 0, dim: int = 3) -> Tensor:
@@ -27,47 +29,48 @@ def nearest(given: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [40, 41, ASKED])
-def test_is_a_share_of_the_median_distance_to_the_nearest(count):
+def test_is_a_share_of_the_median_distance_to_the_nearest(count, fit: Fit):
     given = samples(count)
     median = nearest(given).sort().values[(count - 1) // 2]
-    assert fitted_radius(given) == pytest.approx(OF_NEAREST * float(median), rel=1e-4)
+    assert fitted_radius(given, fit) == pytest.approx(fit.of_nearest * float(median), rel=1e-4)
 
 
-def test_shrinks_as_the_history_grows_denser():
-    found = [fitted_radius(samples(count)) for count in (20, 200, 2000)]
+def test_shrinks_as_the_history_grows_denser(fit: Fit):
+    found = [fitted_radius(samples(count), fit) for count in (20, 200, 2000)]
     assert found == sorted(found, reverse=True) and found[0] > 1.5 * found[2]
 
 
-def test_a_long_history_is_asked_at_samples_spread_over_it():
+def test_a_long_history_is_asked_at_samples_spread_over_it(fit: Fit):
     given = torch.cat([samples(1000), samples(1000, seed=1) + 100])
-    assert fitted_radius(given) == pytest.approx(
-        OF_NEAREST * float(nearest(given).median()), rel=0.1)
+    assert fitted_radius(given, fit) == pytest.approx(
+        fit.of_nearest * float(nearest(given).median()), rel=0.1)
 
 
-def test_a_very_long_history_is_looked_at_as_a_full_net_would():
+def test_a_very_long_history_is_looked_at_as_a_full_net_would(fit: Fit):
     """Equal to the last bit for the samples that are looked at."""
     given = samples(4 * LOOKED_AT)
     spaced = torch.linspace(0, len(given) - 1, LOOKED_AT, dtype=torch.float64).round().long()
-    assert fitted_radius(given) == fitted_radius(given[spaced])
+    assert fitted_radius(given, fit) == fitted_radius(given[spaced], fit)
 
 
 @pytest.mark.parametrize("count", [ENOUGH, 300])
-def test_is_never_more_than_a_share_of_the_spread(count):
+def test_is_never_more_than_a_share_of_the_spread(count, fit: Fit):
     """In many dimensions the nearest is hardly nearer than the others."""
     given = samples(count, dim=200)
-    assert OF_NEAREST * nearest(given).median() > OF_SPREAD * 200 ** 0.5
-    assert fitted_radius(given) == pytest.approx(OF_SPREAD * 200 ** 0.5, rel=0.1)
+    assert fit.of_nearest * nearest(given).median() > fit.of_spread * 200 ** 0.5
+    assert fitted_radius(given, fit) == pytest.approx(fit.of_spread * 200 ** 0.5, rel=0.1)
 
 
-def test_goes_with_the_scale_of_the_latents_and_not_with_where_they_lie():
+def test_goes_with_the_scale_of_the_latents_and_not_with_where_they_lie(fit: Fit):
     given = samples(50)
-    assert fitted_radius(7 * given + 100) == pytest.approx(7 * fitted_radius(given), rel=1e-3)
+    assert fitted_radius(7 * given + 100, fit) == pytest.approx(
+        7 * fitted_radius(given, fit), rel=1e-3)
 
 
-def test_too_few_samples_say_nothing():
+def test_too_few_samples_say_nothing(fit: Fit):
     for count in range(ENOUGH):
-        assert fitted_radius(samples(count)) == UNKNOWN
+        assert fitted_radius(samples(count), fit) == fit.unknown
 
 
-def test_samples_that_are_all_the_same_still_have_a_radius():
-    assert fitted_radius(torch.ones(20, 12)) == LEAST
+def test_samples_that_are_all_the_same_still_have_a_radius(fit: Fit):
+    assert fitted_radius(torch.ones(20, 12), fit) == LEAST

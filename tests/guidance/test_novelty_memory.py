@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from guidance.curation import Remembering, describe, forget
-from guidance.fitted_radius import FITTED, OF_NEAREST, UNKNOWN
+from guidance.fitted_radius import ACTIVATIONS, FITTED, LATENTS, UNKNOWN
 from guidance.memory import FeatureSpaceError, MemoryLogError, RevisionError, RevisionGoneError
 from guidance.memory.bank import GrowingTensor
 from guidance.memory.net_cache import NetCache
 from guidance.novelty import PushFigures
 from guidance.novelty_memory import (
-    SPACES,
     NoveltyMemory,
     Recorded,
     content_hashes,
@@ -227,13 +226,13 @@ def test_a_radius_of_the_memorys_own(memory, kind):
     def radius(prompt, given: float) -> float:
         return memory.repulsion(kind, memory.bank.at(), prompt, given, torch.device("cpu")).radius
 
-    assert radius(own, FITTED) == pytest.approx(OF_NEAREST)
-    assert radius(other, FITTED) == pytest.approx(10 * OF_NEAREST)
+    assert radius(own, FITTED) == pytest.approx(LATENTS.of_nearest)
+    assert radius(other, FITTED) == pytest.approx(10 * LATENTS.of_nearest)
     assert radius(own, 0.3) == 0.3
-    for space in SPACES[1:]:
+    for space, expected in (("features", ACTIVATIONS.of_nearest), ("vision", UNKNOWN)):
         other_space = replace(memory, space=space)
-        assert other_space.repulsion(kind, memory.bank.at(), own, FITTED,
-                                     torch.device("cpu")).radius == UNKNOWN
+        assert other_space.repulsion(kind, memory.bank.at(), own, FITTED, torch.device("cpu")
+                                     ).radius == pytest.approx(expected)
 
 
 def test_samples_of_other_prompts_do_not_count(memory):
