@@ -45,8 +45,7 @@ class NoveltyGuidance(io.ComfyNode):
                     tooltip="Distance below which two images count as the same: root mean square "
                             "difference of their pooled latents. 0 takes it from the memory, by "
                             "how far its images of this prompt lie apart; the node shows it; .15 "
-                            "in the spaces features and vision. Larger pushes earlier and from "
-                            "farther away."),
+                            "in space vision. Larger pushes earlier and from farther away."),
                 io.Combo.Input(
                     "repulsion", options=list(REPULSIONS), optional=True, advanced=True,
                     tooltip="What pushes. net: a small network that has learnt every image; it "

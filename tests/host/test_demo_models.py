@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from demo import diffusion, train
+from demo.workflow import widget_defaults
 from demo.avatars import ATTRIBUTES, attributes_of, avatars, class_of
 from demo.avatars_reader import AvatarsReader
 from demo.judge import Judge
@@ -124,6 +125,26 @@ def test_novelty_guidance_pushes_the_dit(fresh_host, dit, space):
     assert torch.isfinite(again).all()
     moved = (again - first).flatten(1).norm(dim=1)
     assert (moved > 0.05 * plain.flatten(1).norm(dim=1)).all()
+
+
+def test_features_leave_the_faces_of_the_dit_whole(fresh_host, dit):
+    """With the defaults; a radius of .15, which suits the U-Net of the digits, breaks them."""
+    defaults = widget_defaults(fresh_host.pack_nodes["UncommonNoveltyGuidance"].GET_NODE_INFO_V1())
+
+    def share_whole(name: str, radius: float) -> float:
+        images = []
+        for seed in range(5):
+            graph = avatars_graph(dit, 1, cfg=3.0, steps=12, batch=4, seed=seed,
+                                  memory={"name": name, "space": "features"})
+            graph["guided"]["inputs"] |= defaults | {"radius": radius}
+            images.append(sampled(fresh_host.run(graph)))
+        reader = AvatarsReader.load()
+        with torch.inference_mode():
+            features = reader.features(torch.cat(images).clamp(-1, 1))
+            return (reader.intact(features)[:, 0] > 0).float().mean().item()
+
+    assert share_whole("fitted", 0.0) >= 0.9
+    assert share_whole("fixed", 0.15) <= 0.6
 
 
 def test_the_host_s_net_and_the_trained_one_are_the_same(dit):
