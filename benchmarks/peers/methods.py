@@ -11,6 +11,7 @@ from benchmarks.peers.node import NODE, TSR_NODE, WITH_BANK
 
 PLAIN = "plain"
 LOWER_CFG = "lower CFG"
+BOOST_NODE = "UncommonBoostAndSkip"
 OURS = "ours"
 Inputs = dict[str, Any]
 Patches = tuple[tuple[str, Inputs], ...]
@@ -55,7 +56,7 @@ def _in_batches(patch: tuple[str, Inputs]) -> tuple[str, Inputs]:
     kind, inputs = patch
     if kind == TSR_NODE:  # it takes no batches
         return NODE, {"peer": "tsr", "strength": inputs["tsr_k"], BANK: ""}
-    return kind, inputs | {BANK: ""}
+    return (kind, inputs | {BANK: ""}) if kind == NODE else (kind, inputs)
 
 
 def _peer(name: str, strength: float) -> Patches:
@@ -65,6 +66,10 @@ def _peer(name: str, strength: float) -> Patches:
 
 def _tsr(k: float) -> Patches:
     return ((TSR_NODE, {"tsr_k": k, "tsr_sigma": 1.0}),)
+
+
+def _boost(gamma: float) -> Patches:
+    return ((BOOST_NODE, {"gamma": gamma, "skip": 0}),)
 
 
 # Three strengths each, the authors' in the middle; but where theirs does next to nothing on small
@@ -83,6 +88,7 @@ TSR = (0.95, 0.85, 0.7)  # .95: the host's default
 RADII = (0.2, 0.3, 0.4)  # of SPELL's ball; the paper's is in the latents' own unit, per model
 NET = (0.12, None, 0.15, 0.19)  # radius; None: the defaults
 CANDIDATES = (4, 8)
+BOOSTS = (1.05, 1.1, 1.2)  # gamma of Boost and Skip, of which no step is skipped
 LOWER = (1.0, 1.5, 2.0)
 MIDDLE = 1
 
@@ -95,6 +101,8 @@ METHODS: dict[str, tuple[Setting, ...]] = {
     **{name: tuple(Setting(method=name, strength=strength, patches=_peer(name, strength))
                    for strength in strengths) for name, strengths in STRENGTHS.items()},
     "tsr": tuple(Setting(method="tsr", strength=k, patches=_tsr(k)) for k in TSR),
+    "boost": tuple(Setting(method="boost", strength=gamma, patches=_boost(gamma))
+                   for gamma in BOOSTS),
     LOWER_CFG: tuple(Setting(method=LOWER_CFG, strength=cfg, cfg=cfg) for cfg in LOWER),
     "ours, features": (Setting(method="ours, features", guidance={},
                                memory={"space": "features"}),),
