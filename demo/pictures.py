@@ -43,6 +43,12 @@ def titled(workflow: Mapping, title: str) -> str:
     return str(number)
 
 
+def of_type(workflow: Mapping, kind: str) -> str:
+    """The id of the only node of this type."""
+    [number] = [node["id"] for node in workflow["nodes"] if node["type"] == kind]
+    return str(number)
+
+
 def run(server: Server, workflow: Mapping, title: str) -> list[Image.Image]:
     """What the preview with this title shows after a run."""
     entry = server.run(to_api(workflow, server.object_info()))
@@ -73,6 +79,25 @@ def minority(server: Server, workflow: Mapping) -> Image.Image:
             row, column = divmod(number, COLUMNS)
             face = Image.open(io.BytesIO(one)).resize((TILE, TILE), Image.Resampling.NEAREST)
             picture.paste(face, (column * TILE, row * TILE + half * (2 * TILE + GAP)))
+    return picture
+
+
+def training(server: Server, workflow: Mapping) -> Image.Image:
+    """The faces to learn from, the rarest first; beside them what both nodes show."""
+    entry = server.run(to_api(workflow, server.object_info()))
+    faces = server.images(entry, titled(workflow, "Sorted: the rarest first"))
+    plots = [Image.open(io.BytesIO(server.images(entry, of_type(workflow, kind))[0]))
+             for kind in ("UncommonMinorityScore", "UncommonTrainMinorityClassifier")]
+    height = sum(plot.height for plot in plots)
+    side = height // COLUMNS
+    picture = Image.new("RGB", (height + GAP + max(plot.width for plot in plots), height), "white")
+    for number, one in enumerate(faces):
+        row, column = divmod(number, COLUMNS)
+        face = Image.open(io.BytesIO(one)).resize((side, side), Image.Resampling.NEAREST)
+        picture.paste(face, (column * side, row * side))
+    for number, plot in enumerate(plots):
+        picture.paste(plot, (height + GAP, number * plots[0].height))
+    picture.thumbnail((GRAPH_WIDTH, height))
     return picture
 
 
@@ -144,7 +169,8 @@ def write_help_pictures() -> None:
         picture.save(HELP / f"{file.stem}.jpg", quality=85, optimize=True)
 
 
-RESULTS = {"explore_then_keep_8": explore, "diversity_report": report, "minority": minority}
+RESULTS = {"explore_then_keep_8": explore, "diversity_report": report, "minority": minority,
+           "train_minority_classifier": training}
 
 
 def main() -> None:
