@@ -247,7 +247,9 @@ def test_every_case_sweeps_every_method_and_the_digits_stay_affordable():
     drawn = [one for part in ("sweep", "sweep-cfg")
              for one in chains_of(part, CASES[0], Nothing())
              if one.patches or one.guidance]  # plain ones are there from the novelty benchmark
-    assert sum(one.count for one in drawn) <= 500 * len(CASES[0].methods())
+    three_strengths = 3 + 2 * 2 + len(CASES[0].others)  # chains: the middle one, the others, CFGs
+    assert len(drawn) <= three_strengths * len(CASES[0].methods())
+    assert {one.count for one in drawn} == {SWEPT}
     for case in CASES:
         assert {PLAIN, OURS, "spell", "tsr", *PEERS} - set(case.methods()) <= {"interval cfg"}
     assert METHODS["tsr"][1].patches == ((TSR_NODE, {"tsr_k": 0.85, "tsr_sigma": 1.0}),)
