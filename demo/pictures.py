@@ -12,7 +12,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -70,15 +70,20 @@ def report(server: Server, workflow: Mapping) -> Image.Image:
     return run(server, workflow, "Plots: both")[0]
 
 
+def paste(picture: Image.Image, faces: Sequence[bytes], side: int, top: int = 0) -> None:
+    """Faces in COLUMNS columns, each `side` pixels wide."""
+    for number, one in enumerate(faces):
+        row, column = divmod(number, COLUMNS)
+        face = Image.open(io.BytesIO(one)).resize((side, side), Image.Resampling.NEAREST)
+        picture.paste(face, (column * side, row * side + top))
+
+
 def minority(server: Server, workflow: Mapping) -> Image.Image:
     """Plain faces above, guided ones of the same seeds below."""
     entry = server.run(to_api(workflow, server.object_info()))
     picture = Image.new("RGB", (COLUMNS * TILE, 4 * TILE + GAP), "white")
     for half, title in enumerate(("Plain", "Rare")):
-        for number, one in enumerate(server.images(entry, titled(workflow, title))):
-            row, column = divmod(number, COLUMNS)
-            face = Image.open(io.BytesIO(one)).resize((TILE, TILE), Image.Resampling.NEAREST)
-            picture.paste(face, (column * TILE, row * TILE + half * (2 * TILE + GAP)))
+        paste(picture, server.images(entry, titled(workflow, title)), TILE, half * (2 * TILE + GAP))
     return picture
 
 
@@ -91,10 +96,7 @@ def training(server: Server, workflow: Mapping) -> Image.Image:
     height = sum(plot.height for plot in plots)
     side = height // COLUMNS
     picture = Image.new("RGB", (height + GAP + max(plot.width for plot in plots), height), "white")
-    for number, one in enumerate(faces):
-        row, column = divmod(number, COLUMNS)
-        face = Image.open(io.BytesIO(one)).resize((side, side), Image.Resampling.NEAREST)
-        picture.paste(face, (column * side, row * side))
+    paste(picture, faces, side)
     for number, plot in enumerate(plots):
         picture.paste(plot, (height + GAP, number * plots[0].height))
     picture.thumbnail((GRAPH_WIDTH, height))
