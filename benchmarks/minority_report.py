@@ -17,7 +17,7 @@ from benchmarks.avatars_measures import AvatarsMeasure
 from benchmarks.minority_costs import load_costs
 from benchmarks.minority_scores import DISTANCES, FACES_SEED, load_scores, ranking_file
 from benchmarks.minority_sets import CANDIDATES, GUIDANCE, Patch, Set, load
-from benchmarks.results import RESULTS, circumstances, write_json
+from benchmarks.results import RESULTS, circumstances, earlier_rows, write_json
 from demo.avatars import ATTRIBUTES, avatars
 from dev import ROOT
 
@@ -30,6 +30,8 @@ README = ROOT / "README.md"
 SHORT = ("rare", "intact", "precision", "recall", "avgknn", "seconds")  # what the README shows
 README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/minority.md -->\n).*?"
                             "(?=<!-- end of figures -->)", re.DOTALL)
+KEY, FIGURES = "set", "figures"  # of a row in the results
+RAREST = "rarest quarter of plain, by score"
 REAL_COUNT = 9000  # drawn faces, of which 500 are rare
 SHOWN = 12  # images a row of the grids
 LEGEND = """
@@ -45,25 +47,43 @@ methods in turn in one process.
 
 @dataclass(frozen=True)
 class Row:
+    """images: None where a set was drawn on another machine, and only its figures are here."""
+
     wanted: Set
-    images: Tensor
+    images: Tensor | None
     figures: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        return {"method": self.wanted.name, "steps": self.wanted.steps,
+        return {"method": self.wanted.name, KEY: self.wanted.key, "steps": self.wanted.steps,
                 "patch": None if self.wanted.patch is None else asdict(self.wanted.patch),
-                **{name: round(value, 4) for name, value in self.figures.items()}}
+                FIGURES: {name: round(value, 4) for name, value in self.figures.items()}}
+
+
+class Earlier:
+    """The figures of earlier results: of sets that may have been drawn on another machine, since
+    their images are not kept with the results."""
+
+    def __init__(self):
+        parts = earlier_rows("minority", "sets")
+        self.ranks: list[dict] = earlier_rows("minority", "ranking")
+        self._figures = {(row["method"], row[KEY]): row[FIGURES]
+                         for name in parts for row in parts[name]}
+
+    def figures(self, wanted: Set) -> dict[str, float]:
+        found = self._figures.get((wanted.name, wanted.key), {})
+        return found if found.get("count") == wanted.count else {}
 
 
 def write_report(plan: Mapping[str, Sequence[Set]],
                  defaults: Mapping[str, Mapping[str, Any]]) -> None:
     """benchmarks/results/minority.json, .md and the pictures. plan: the sets of each part."""
-    measure = AvatarsMeasure()
-    parts = {name: measured(measure, sets) for name, sets in plan.items()}
-    if top := best_of(measure, parts.get("top", [])):
+    measure, earlier = AvatarsMeasure(), Earlier()
+    parts = {name: measured(measure, sets, earlier) for name, sets in plan.items()}
+    if top := best_of(measure, parts.get("top", []), earlier):
         parts["main"].append(top)
     drawn = drawn_faces(measure)
-    ranks = json.loads(ranking_file().read_text("utf-8")) if ranking_file().is_file() else []
+    ranks = (json.loads(ranking_file().read_text("utf-8")) if ranking_file().is_file()
+             else earlier.ranks)
     write_json("minority", {
         "summary": summary({row.wanted.name: row.figures for row in parts["main"]}, ranks),
         "ranking": ranks, "defaults": defaults,
@@ -73,27 +93,31 @@ def write_report(plan: Mapping[str, Sequence[Set]],
     readme = README.read_text("utf-8")
     figures = "\n".join([*table([drawn[0], *parts["main"]], SHORT), ""])
     README.write_text(README_FIGURES.sub(lambda _: figures, readme, count=1), "utf-8")
-    by_rarity = {row.wanted.name: row for row in parts["main"]
-                 if row.wanted.patch is None or row.wanted.name.startswith("class, rarity")}
+    matplotlib.use("Agg")
+    by_rarity = {row.wanted.name: row for row in parts["main"] if row.images is not None and (
+        row.wanted.patch is None or row.wanted.name.startswith("class, rarity"))}
     if len(by_rarity) > 1:
-        matplotlib.use("Agg")
         grid(by_rarity)
         densities(measure, by_rarity)
+    if parts["main"]:
         front(parts)
 
 
-def measured(measure: AvatarsMeasure, sets: Sequence[Set]) -> list[Row]:
+def measured(measure: AvatarsMeasure, sets: Sequence[Set], earlier: Earlier) -> list[Row]:
+    """What is drawn of the sets. The images may be here and what else was measured of them not."""
     rows, costs = [], load_costs()
     for wanted in sets:
-        images = load(wanted)
-        if images is None or len(images) < wanted.count:
+        images, figures = load(wanted), earlier.figures(wanted)
+        drawn = images is not None and len(images) == wanted.count
+        if not (drawn or figures):
             continue
-        figures = measure.summary(images)
-        if (scores := load_scores(wanted)) is not None:
-            figures["score"] = scores.mean().item()
+        if drawn:
+            figures = figures | measure.summary(images)
+            if (scores := load_scores(wanted)) is not None:
+                figures["score"] = scores.mean().item()
         if wanted.name in costs:
-            figures["seconds"] = costs[wanted.name]
-        rows.append(Row(wanted, images, figures))
+            figures = figures | {"seconds": costs[wanted.name]}
+        rows.append(Row(wanted, images if drawn else None, figures))
     return rows
 
 
@@ -105,18 +129,21 @@ def drawn_faces(measure: AvatarsMeasure) -> list[Row]:
             for name, some in (("drawn", images[:1000]), ("drawn, rare ones only", rare))]
 
 
-def best_of(measure: AvatarsMeasure, rows: Sequence[Row]) -> Row | None:
+def best_of(measure: AvatarsMeasure, rows: Sequence[Row], earlier: Earlier) -> Row | None:
     """The rarest quarter of the candidates, by minority score."""
-    if not rows or (scores := load_scores(rows[0].wanted)) is None:
+    if not rows:
         return None
+    wanted = replace(rows[0].wanted, name=RAREST, count=CANDIDATES // 4)
+    if rows[0].images is None or (scores := load_scores(rows[0].wanted)) is None:
+        known = earlier.figures(wanted)
+        return Row(wanted, None, known) if known else None
     kept = scores.topk(CANDIDATES // 4).indices
     kept = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))]
     images = rows[0].images[kept]
     figures = measure.summary(images) | {"score": scores[kept].mean().item()}
     if (seconds := load_costs().get("plain")) is not None:
         figures["seconds"] = 4 * seconds
-    return Row(replace(rows[0].wanted, name="rarest quarter of plain, by score",
-                       count=len(images)), images, figures)
+    return Row(wanted, images, figures)
 
 
 def summary(figures: Mapping[str, Mapping[str, float]], ranks: Sequence[Mapping]) -> dict:
@@ -163,7 +190,7 @@ def table(rows: Sequence[Row], figures: Sequence[str] = tuple(COLUMNS)) -> list[
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for row in rows:
         cells = [cell(row.figures.get(figure)) for figure in figures]
-        lines.append(f"| {row.wanted.name} | {len(row.images)} | {' | '.join(cells)} |")
+        lines.append(f"| {row.wanted.name} | {row.wanted.count} | {' | '.join(cells)} |")
     return lines
 
 

@@ -59,13 +59,21 @@ class Set:
         return name is None or classifier_file(name).is_file()
 
     @property
-    def file(self) -> Path:
-        """Where the images go. It depends on everything but name and count, and on the models."""
+    def key(self) -> str:
+        """Its name in the results, by everything but name and count, the model, and the shipped
+        classifier; one that this benchmark trains need not be there, so it counts by its name."""
         settings = asdict(replace(self, name="", count=0)) | {"model": content_hash(MODEL)}
-        if self.patch is not None and self.patch.classifier is not None:
-            settings["weights"] = content_hash(classifier_file(self.patch.classifier))
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return WORK / "minority" / f"{digest[:16]}.npz"
+        if self.patch is not None and self.patch.classifier == SHIPPED:
+            settings["weights"] = content_hash(classifier_file(SHIPPED))
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def file(self) -> Path:
+        """Where the images go; of classifiers that this benchmark trains, by their weights too."""
+        classifier = None if self.patch is None else self.patch.classifier
+        trained = ("" if classifier in (None, SHIPPED)
+                   else f"-{content_hash(classifier_file(classifier))[:8]}")
+        return WORK / "minority" / f"{self.key}{trained}.npz"
 
 
 def content_hash(file: Path) -> str:

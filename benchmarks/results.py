@@ -50,8 +50,8 @@ def write_json(name: str, content: Mapping[str, Any]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-def earlier_rows(name: str, key: str = "rows") -> list[dict[str, Any]]:
-    """What benchmarks/results/<name>.json has under a key, as it is."""
+def earlier_rows(name: str, key: str = "rows") -> Any:
+    """What benchmarks/results/<name>.json has under a key, as it is; an empty list before that."""
     file = RESULTS / f"{name}.json"
     return json.loads(file.read_text("utf-8"))[key] if file.is_file() else []
 

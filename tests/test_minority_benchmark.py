@@ -123,6 +123,11 @@ def test_report(bench_host, work, faces):
     rare = avatars(300, seed=8, rates=dict.fromkeys(ATTRIBUTES, 0.5))[0]
     for wanted in plan["main"]:
         save(wanted, (rare if "99" in wanted.name else faces).repeat(4, 1, 1, 1)[:wanted.count])
+    trained = plan["ablation"][0]
+    trained_file = minority_sets.classifier_file(trained.patch.classifier)
+    trained_file.parent.mkdir(exist_ok=True)
+    trained_file.write_bytes(b"weights")
+    save(trained, faces.repeat(4, 1, 1, 1)[:trained.count])
     minority_report.write_report(plan, defaults)
     written = json.loads((work / "minority.json").read_text("utf-8"))
     assert len(written["sets"]["main"]) == len(plan["main"])
@@ -131,3 +136,12 @@ def test_report(bench_host, work, faces):
     for file in ("minority.md", "README.md"):
         assert "| plain | 1000 |" in (work / file).read_text("utf-8")
     assert "Other figures stay." in (work / "README.md").read_text("utf-8")
+
+    for file in (work / "minority").iterdir():
+        file.unlink()
+    (work / "minority_grid.png").unlink()
+    minority_report.write_report(plan, defaults)
+    again = json.loads((work / "minority.json").read_text("utf-8"))
+    assert again["sets"] == written["sets"], "figures of sets whose images are not here are lost"
+    assert [row["method"] for row in again["sets"]["ablation"]] == [trained.name]
+    assert not (work / "minority_grid.png").is_file()
