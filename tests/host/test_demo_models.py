@@ -1,4 +1,4 @@
-"""The models that only benchmarks use: the digits' student, and the DiT of the avatars."""
+"""The digits' student, the faces of 64 pixels, and the DiT of the avatars."""
 
 from __future__ import annotations
 
@@ -55,6 +55,25 @@ def test_the_student_draws_what_its_teacher_draws_with_guidance(fresh_host, nove
     drawn = draw_digits(fresh_host, novelty_graph, STUDENT, 4, cfg=1.0, steps=20)
     nearest = torch.cdist(drawn.flatten(1), taught.flatten(1)).argmin(dim=1)
     assert (nearest == torch.arange(10)).float().mean() >= 0.8
+
+
+def test_faces_of_64_pixels_are_whole(fresh_host):
+    """The reader knows faces of 24 pixels."""
+    nodes = {"model": ("UncommonLoadADM", {"model_name": "avatars_64"}),
+             "none": ("UncommonClassConditioning", {"class_number": -1}),
+             "latent": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 6}),
+             "sampled": ("KSampler", {
+                 "model": ["model", 0], "positive": ["none", 0], "negative": ["none", 0],
+                 "latent_image": ["latent", 0], "seed": 0, "steps": 12, "cfg": 1.0,
+                 "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 1.0}),
+             "shown": ("PreviewAny", {"source": ["sampled", 0]})}
+    fresh_host.load_extra("nodes_preview_any")
+    run = fresh_host.run({name: {"class_type": kind, "inputs": inputs}
+                          for name, (kind, inputs) in nodes.items()})
+    faces = sampled(run).clamp(-1, 1)
+    assert faces.shape == (6, 3, 64, 64)
+    smaller = torch.nn.functional.interpolate(faces, size=24, mode="bilinear", antialias=True)
+    assert AvatarsReader.load().is_intact(smaller).all()
 
 
 def avatars_graph(dit, label: int, *, cfg: float = 1.0, steps: int = 8, batch: int = 8,
