@@ -68,16 +68,16 @@ def net(radius: float) -> dict[str, Any]:
 
 BALL = ball(0.3)
 LATE_CFG = late_ball(NOTHING_IN_IT)
-FRONT = (PLAIN, DEFAULTS, LATE_CFG, *map(net, (0.12, 0.15, 0.17, 0.19, 0.22, 0.25)),
-         *(net(radius) | ALWAYS for radius in (0.16, 0.19, 0.22, 0.25, 0.3)),
+FRONT = (PLAIN, DEFAULTS, LATE_CFG, *map(net, (0.15, 0.19, 0.22, 0.25)),
+         *(net(radius) | ALWAYS for radius in (0.2, 0.25, 0.3)),
          *map(late_ball, (0.2, 0.25, 0.3)), *map(ball, (0.2, 0.25, 0.3, 0.35)),
-         *(net(0.15) | {"strength": strength} for strength in (0.1, 0.9)), {"strength": 0.9})
+         *(net(0.19) | {"strength": strength} for strength in (0.1, 0.9)), {"strength": 0.9})
 STRENGTHS = (0.1, 0.3, 0.9)
 SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3, 0.4)),
          *swept("net", STRENGTHS), *swept("exact", STRENGTHS))
 SHORT_SWEEP = (PLAIN, LATE_CFG, *map(ball, (0.2, 0.3)), *swept("net", STRENGTHS))
-FEATURES = (DEFAULTS, *map(net, (0.15, 0.19, 0.22, 0.25)),
-            *(net(radius) | ALWAYS for radius in (0.19, 0.22, 0.25)))
+FEATURES = (DEFAULTS, *map(net, (0.15, 0.19, 0.25)),
+            *(net(radius) | ALWAYS for radius in (0.19, 0.25, 0.3)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,6 @@ PARTS = (  # the most important first
     Part(name="early", guidance=({"early_push": "off"},), cfgs=(1.0,), labels=SWEPT_CLASSES),
     Part(name="sweep", guidance=SWEEP, cfgs=SWEPT_CFG, labels=SWEPT_CLASSES),
     Part(name="features", guidance=FEATURES, labels=SWEPT_CLASSES, memory={"space": "features"}),
-    Part(name="fixed-radius", guidance=(net(0.15),), seeds=(0, 1, 2)),
     Part(name="seeds", guidance=(PLAIN, DEFAULTS, LATE_CFG, BALL), seeds=(1, 2)),
     Part(name="worth-cfg", guidance=(PLAIN,), cfgs=ALL_CFG, labels=SWEPT_CLASSES, count=512),
     Part(name="sweep-samplers", guidance=SHORT_SWEEP, samplers=OTHERS, cfgs=SWEPT_CFG,

@@ -164,8 +164,9 @@ class NoveltyMemory:
         if not bool(counts.any()):
             return None
         if radius == FITTED:
-            alike = centre[counts & (similarity > ALIKE)]
-            radius = fitted_radius(alike, self.fit) if self.fit else UNKNOWN
+            alike = counts & (similarity > ALIKE)
+            radius = (fitted_radius(centre[alike], self.fit, float(weight[alike].sum()))
+                      if self.fit else UNKNOWN)
         return REPULSIONS[kind](centre[counts].to(device),
                                 (log_weight + similarity)[counts].to(device), radius)
 

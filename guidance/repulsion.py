@@ -13,6 +13,11 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+# Radii to a kernel's bandwidth. With 2, P adds up over many samples that are farther than the
+# radius: it pushes where nothing is near, the more so the longer the history (docs/novelty.md).
+SHARPNESS = 3.0
+EDGE = SHARPNESS ** 2 / 2  # log of what a sample adds to the odds of P where it lies
+
 
 class Repelled(NamedTuple):
     """push: `[batch, dim]`, the wanted displacement of the embedding; probability: `[batch]`,
@@ -87,16 +92,16 @@ class Samples:
     def centred(self) -> Tensor:
         return self.centres - self.origin
 
-    def nearness(self, embedding: Tensor) -> Tensor:
-        """`[batch, dim]` -> `[batch]`: the largest log w_j - 2 (|e - e_j| / radius)^2, so that what
-        weighs less counts as farther away."""
-        squared = squared_distance(embedding - self.origin, self.centred)
-        return (self.log_weight - 2 * squared / self.radius ** 2).amax(dim=1)
+    def distance(self, embedding: Tensor) -> Tensor:
+        """`[batch, dim]` -> `[batch]`: in radii, to the nearest; what weighs less counts as farther
+        away, by as much as makes P the same."""
+        squared = squared_distance(embedding - self.origin, self.centred) / self.radius ** 2
+        return (squared - self.log_weight / EDGE).amin(dim=1).sqrt()
 
 
 @dataclass(frozen=True)
 class ExactKernel(Samples):
-    """Kernel memory: P is a half at `radius` from a lone sample, and .88 at the sample.
+    """Kernel memory: P is a half at `radius` from a lone sample, and .99 at the sample.
 
     Ascends log(1 - P), whose gradient is -P grad f: the push points away from the samples that
     are near, and is P radii long.
@@ -106,13 +111,12 @@ class ExactKernel(Samples):
 
     @cached_property
     def _weight(self) -> Tensor:
-        return log_mixture_weight(self.centred, self.log_weight, self.radius / 2)
+        return log_mixture_weight(self.centred, self.log_weight, self.radius / SHARPNESS)
 
     def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
-        bandwidth = self.radius / 2
         embedding = embedding - self.origin
-        f, mean = gaussian_mixture(embedding, self.centred, self._weight, bandwidth)
-        probability = torch.sigmoid(f + self.radius ** 2 / (2 * bandwidth ** 2))
+        f, mean = gaussian_mixture(embedding, self.centred, self._weight, self.radius / SHARPNESS)
+        probability = torch.sigmoid(f + EDGE)
         push = (probability * self.radius)[:, None] * away(embedding, mean)
         return Repelled(push, probability)
 

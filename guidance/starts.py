@@ -21,7 +21,7 @@ from .latent_space import LatentSpace
 from .repulsion import ExactKernel, Samples
 
 PREVIEW_STEPS = 4
-FAR = 1.5  # radii from all remembered samples, at which an image is new
+FAR = 1.2  # radii from all remembered samples, at which an image is new
 # Between torch's seeds of one candidate and the next: the golden ratio's share of 2 ** 64.
 SEEDS_APART = 0x9E3779B97F4A7C15
 
@@ -87,16 +87,16 @@ class StartSearch:
         taken: list[Tensor] = []
         all_far = True
         for candidates in embedding:
-            near = candidates.new_full((len(candidates),), -torch.inf)
+            away = candidates.new_full((len(candidates),), torch.inf)
             if self.repulsion is not None:
-                near = self.repulsion.nearness(candidates)
+                away = self.repulsion.distance(candidates)
             if taken and self.batch > 0:
-                weight = torch.full((len(taken),), self.batch, device=near.device).log()
+                weight = torch.full((len(taken),), self.batch, device=away.device).log()
                 mates = ExactKernel(torch.stack(taken), weight, self.radius)
-                near = torch.maximum(near, mates.nearness(candidates))
-            near = near.nan_to_num(nan=torch.inf, neginf=-torch.inf).tolist()
-            far = [number for number, value in enumerate(near) if value < -2 * FAR ** 2]
-            chosen.append(far[0] if far else near.index(min(near)))
+                away = torch.minimum(away, mates.distance(candidates))
+            away = away.nan_to_num(nan=0.0, posinf=torch.inf).tolist()
+            far = [number for number, value in enumerate(away) if value > FAR]
+            chosen.append(far[0] if far else away.index(max(away)))
             all_far = all_far and bool(far)
             taken.append(candidates[chosen[-1]])
         return chosen, all_far

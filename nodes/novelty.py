@@ -44,7 +44,7 @@ class NoveltyGuidance(io.ComfyNode):
                     advanced=True,
                     tooltip="Distance below which two images count as the same: root mean square "
                             "difference of their pooled latents. 0 takes it from the memory, by "
-                            "how far its images of this prompt lie apart; the node shows it; .15 "
+                            "how far its images of this prompt lie apart; the node shows it; .18 "
                             "in space vision. Larger pushes earlier and from farther away."),
                 io.Combo.Input(
                     "repulsion", options=list(REPULSIONS), optional=True, advanced=True,

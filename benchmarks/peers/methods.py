@@ -86,7 +86,7 @@ STRENGTHS = {
 }
 TSR = (0.95, 0.85, 0.7)  # .95: the host's default
 RADII = (0.2, 0.3, 0.4)  # of SPELL's ball; the paper's is in the latents' own unit, per model
-NET = (0.12, None, 0.15, 0.19)  # radius; None: the defaults
+NET = (0.15, None, 0.19, 0.24)  # radius; None: the defaults
 CANDIDATES = (4, 8)
 BOOSTS = (1.05, 1.1, 1.2)  # gamma of Boost and Skip, of which no step is skipped
 LOWER = (1.0, 1.5, 2.0)

@@ -16,6 +16,7 @@ from guidance.fitted_radius import (
     Fit,
     fitted_radius,
 )
+from guidance.repulsion import ExactKernel
 
 pytestmark = pytest.mark.parametrize("fit", [LATENTS, ACTIVATIONS], ids=["latents", "activations"])
 
@@ -53,12 +54,19 @@ def test_a_very_long_history_is_looked_at_as_a_full_net_would(fit: Fit):
     assert fitted_radius(given, fit) == fitted_radius(given[spaced], fit)
 
 
-@pytest.mark.parametrize("count", [ENOUGH, 300])
-def test_is_never_more_than_a_share_of_the_spread(count, fit: Fit):
-    """In many dimensions the nearest is hardly nearer than the others."""
-    given = samples(count, dim=200)
-    assert fit.of_nearest * nearest(given).median() > fit.of_spread * 200 ** 0.5
-    assert fitted_radius(given, fit) == pytest.approx(fit.of_spread * 200 ** 0.5, rel=0.1)
+def in_the_middle(given: Tensor, of_each: float, radius: float) -> float:
+    """P in the mean of samples that stand for so many each."""
+    kernel = ExactKernel(given, torch.full((len(given),), of_each).log(), radius)
+    return float(kernel(given.mean(dim=0)[None], torch.zeros(1)).probability)
+
+
+def test_in_the_middle_of_the_samples_next_to_nothing_counts_as_generated(fit: Fit):
+    """In many dimensions the nearest is as far as all others, and the mean nearer than they are."""
+    given = torch.eye(300)
+    for of_each in (1.0, 100.0):
+        radius = fitted_radius(given, fit, count=300 * of_each)
+        assert radius < fit.of_nearest * nearest(given).median()
+        assert in_the_middle(given, of_each, radius) == pytest.approx(fit.in_mean, rel=0.1)
 
 
 def test_goes_with_the_scale_of_the_latents_and_not_with_where_they_lie(fit: Fit):

@@ -446,7 +446,7 @@ NOTHING = replace(PUSHED, possible=False, evaluations=0, within=0, pushed=0.0, m
     (replace(NOTHING, possible=True), {}, "Nothing pushed: the run has a single step"),
     (replace(PUSHED, within=0), {}, "no step lies between start_percent and end_percent"),
     (replace(PUSHED, pushed=0.0), {}, "no step came near a remembered sample"),
-    (PUSHED, {"fitted": UNKNOWN}, "Radius 0.150, until 4 samples of this prompt are remembered"),
+    (PUSHED, {"fitted": UNKNOWN}, "Radius 0.180, until 4 samples of this prompt are remembered"),
     (PUSHED, {"fitted": 0.1234}, "Radius 0.123, from the distances in the memory"),
     (PUSHED, {"without_cfg": 3}, "CFG began after 3 evaluations of the model"),
     (PUSHED, {"record": False}, "Nothing recorded: recording is switched off."),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from guidance.repulsion import (
+    EDGE,
     Ball,
     ExactKernel,
     away,
@@ -74,7 +75,7 @@ def test_weights_of_each_query():
 def test_probability_of_the_kernel_is_a_half_at_the_radius_and_nothing_far_away():
     kernel = lone(ExactKernel)
     at = {d: kernel(at_distance(d * RADIUS), LOG_SNR).probability.item() for d in (0, 1, 2, 5)}
-    assert at[0] == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item(), abs=1e-4)
+    assert at[0] == pytest.approx(torch.sigmoid(torch.tensor(EDGE)).item(), abs=1e-4)
     assert at[1] == pytest.approx(0.5, abs=1e-4)
     assert at[2] < 0.01
     assert at[5] < 1e-12

@@ -147,7 +147,7 @@ def test_novelty_guidance_pushes_the_dit(fresh_host, dit, space):
 
 
 def test_features_leave_the_faces_of_the_dit_whole(fresh_host, dit):
-    """With the defaults; a radius of .15, which suits the U-Net of the digits, breaks them."""
+    """With the defaults; a radius of .19, which suits the U-Net of the digits, breaks them."""
     defaults = widget_defaults(fresh_host.pack_nodes["UncommonNoveltyGuidance"].GET_NODE_INFO_V1())
 
     def share_whole(name: str, radius: float) -> float:
@@ -163,7 +163,7 @@ def test_features_leave_the_faces_of_the_dit_whole(fresh_host, dit):
             return (reader.intact(features)[:, 0] > 0).float().mean().item()
 
     assert share_whole("fitted", 0.0) >= 0.9
-    assert share_whole("fixed", 0.15) <= 0.6
+    assert share_whole("fixed", 0.19) <= 0.6
 
 
 def test_the_host_s_net_and_the_trained_one_are_the_same(dit):
