@@ -65,13 +65,13 @@ def signal_and_noise(sampling, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 def away_from(embedding: Tensor, remembered: Tensor, radius: float) -> Tensor:
     """The wanted displacement `[batch, dim]`: as long as P is high, along the gradient of
-    log(1 - P), where P = sigmoid(2 + log sum exp(-2 d^2 / radius^2))."""
+    log(1 - P), where P = sigmoid(4.5 + log sum exp(-4.5 d^2 / radius^2))."""
     with torch.inference_mode(False), torch.enable_grad():
         e = embedding.clone().requires_grad_()
         squared = (e[:, None] - remembered.clone()).square().sum(2)
-        f = (-2 * squared / radius ** 2).logsumexp(1)
-        gradient, = torch.autograd.grad(F.logsigmoid(-(f + 2)).sum(), e)
-        length = radius * (f + 2).sigmoid()
+        f = (-4.5 * squared / radius ** 2).logsumexp(1)
+        gradient, = torch.autograd.grad(F.logsigmoid(-(f + 4.5)).sum(), e)
+        length = radius * (f + 4.5).sigmoid()
     return length.detach()[:, None] * F.normalize(gradient, dim=1, eps=1e-300)
 
 
