@@ -56,9 +56,11 @@ class NoveltyMemoryNode(io.ComfyNode):
                             "fair sample of all that ever came; a new image may go at once."),
                 io.Int.Input(
                     "half_life", default=0, min=0, max=2 ** 31 - 1, optional=True, advanced=True,
-                    tooltip="How many images are recorded until one pushes half as strongly as a "
-                            "new one; after twice as many, a quarter. 0: none ever fades. 200 to "
-                            "5000 keep a project moving on."),
+                    tooltip="How many images are recorded until one counts half as much as a new "
+                            "one; after twice as many, a quarter. What counts less pushes from "
+                            "less far: after 3 times as many from three quarters as far, after 7 "
+                            "times hardly at all. 0: none ever fades. 200 to 5000 keep a project "
+                            "moving on."),
                 io.Combo.Input(
                     "space", options=list(SPACES), default=SPACES[0], optional=True,
                     advanced=True,

@@ -281,15 +281,15 @@ def test_a_forgotten_image_may_come_again(fresh_host, draws, novelty_graph, memo
 # Options of Novelty Memory
 
 def test_old_samples_fade(fresh_host, novelty_graph):
-    """With a half-life the first of six images hardly pushes its own copy any more, and the frozen
-    revision does so again and again, bit for bit."""
-    for seed in range(6):
+    """With a half-life the first of ten images, which counts a five-hundredth, hardly pushes its own
+    copy any more, and the frozen revision does so again and again, bit for bit."""
+    for seed in range(10):
         fresh_host.run(novelty_graph(seed=seed, guidance={"strength": 0.0}))
 
     def again(**memory) -> Tensor:
         fresh_host.restart()
         return fresh_host.run(novelty_graph(
-            seed=0, memory={"mode": "frozen", "revision": 6} | memory)
+            seed=0, memory={"mode": "frozen", "revision": 10} | memory)
         ).outputs["sampled"][0]["samples"]
 
     plain = fresh_host.run(novelty_graph(seed=0, memory={"name": "new"})
