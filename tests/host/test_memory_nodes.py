@@ -281,8 +281,8 @@ def test_a_forgotten_image_may_come_again(fresh_host, draws, novelty_graph, memo
 # Options of Novelty Memory
 
 def test_old_samples_fade(fresh_host, novelty_graph):
-    """With a half-life the first of ten images, which counts a five-hundredth, hardly pushes its own
-    copy any more, and the frozen revision does so again and again, bit for bit."""
+    """With a half-life the first of ten images, which counts a five-hundredth, hardly pushes its
+    own copy any more, and the frozen revision does so again and again, bit for bit."""
     for seed in range(10):
         fresh_host.run(novelty_graph(seed=seed, guidance={"strength": 0.0}))
 
