@@ -35,7 +35,7 @@ from guidance.novelty_memory import NoveltyMemory, shared_bank, shared_nets
 from guidance.repulsion import REPULSIONS
 
 FIGURES = WORK / "scale" / "figures.json"
-RADIUS = 0.22  # the node's default
+RADIUS = 0.22
 ROUNDS = 60  # of steps, each kind and size once a round
 RECORDED = 9  # samples that are recorded one by one
 QUERIES = 400
