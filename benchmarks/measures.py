@@ -68,16 +68,35 @@ class Measure(ABC):
         inside = (torch.cdist(features, centres) <= radius).any(dim=1)
         return inside & self.hits_of(features, label)
 
+    def good_real(self, label: int) -> Tensor:
+        """`[real]` bool: which real images of a class are good, each measured by the others."""
+        features = self.real_of(label)
+        centres, radius = self.manifold(label)
+        balls = (torch.cdist(features, centres) <= radius).sum(dim=1)
+        return (balls > 1) & self.hits_of(features, label)  # one ball is the image's own
+
     def distinct_good(self, images: Tensor, label: int, scale: float = 1.0) -> Tensor:
         """D(1) ... D(n), `[batch]`: how many of the first n images are good and at least
         `scale * tau` away from every good image kept before them."""
         return self._distinct_good(self.features(images), label, scale)
 
+    def distinct_real(self, label: int, order: int = 0) -> Tensor:
+        """D(1) ... D(real) of the real images of a class, each measured by the others, in one of
+        many random orders."""
+        shuffled = torch.randperm(len(self.real_of(label)),
+                                  generator=torch.Generator().manual_seed(order))
+        return self._distinct(self.real_of(label)[shuffled], self.good_real(label)[shuffled],
+                              self.tau(label))
+
     def _distinct_good(self, features: Tensor, label: int, scale: float = 1.0) -> Tensor:
-        near = torch.cdist(features, features) < scale * self.tau(label)
+        return self._distinct(features, self._good(features, label), scale * self.tau(label))
+
+    @staticmethod
+    def _distinct(features: Tensor, good: Tensor, apart: Tensor) -> Tensor:
+        near = torch.cdist(features, features) < apart
         kept: list[int] = []
         counts = []
-        for i, is_good in enumerate(self._good(features, label).tolist()):
+        for i, is_good in enumerate(good.tolist()):
             if is_good and not bool(near[i, kept].any()):
                 kept.append(i)
             counts.append(len(kept))

@@ -36,7 +36,8 @@ median distance between nearest neighbours among the real digits of the class. G
 images. Class: share of images of the asked class. Precision and recall: Kynkäänniemi et al.;
 density and coverage: Naeem et al.; all with k = 5 against the real digits of the class. To history:
 mean distance to the nearest image before. All in features of an independent classifier.
-distinct_real_digits: D(128) of 128 real digits of a class, the mean over ten classes.
+distinct_real_digits: D(128) of 128 real digits of a class, each measured by the others; mean over
+ten classes.
 """
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from benchmarks.chains import Chain, load
 from benchmarks.measures import DigitsMeasure
-from demo.data import digits
 
 NOTHING_IN_IT = 0.01  # so small a radius that nothing is ever in it
 COUNT = 128  # all figures are those of the first 128 images, but for the longer curves
@@ -119,11 +118,8 @@ def measured(plan: Iterable[Chain], earlier: Earlier | None = None) -> list[Row]
 def distinct_real(orders: int = 5) -> float:
     """D(128) of real digits: mean over the classes, and over random orders of each."""
     measure = DigitsMeasure()
-    images, labels = digits()
-    return mean(int(measure.distinct_good(of_class[torch.randperm(
-        len(of_class), generator=torch.Generator().manual_seed(order))[:COUNT]], label)[-1])
-        for label in range(10) for of_class in [images[labels == label]]
-        for order in range(orders))
+    return mean(int(measure.distinct_real(label, order)[COUNT - 1])
+                for label in range(10) for order in range(orders))
 
 
 def grouped(rows: Iterable[Row]) -> list[Group]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import chains
 from benchmarks.chains import Chain, Sampler, draw, guidance_defaults, is_drawn, load
-from benchmarks.measures import DigitsMeasure, vendi_score
+from benchmarks.measures import MANIFOLD_K, DigitsMeasure, vendi_score
 from benchmarks.novelty import PARTS, is_outdated
 from benchmarks.novelty_report import summarise
 from benchmarks.novelty_rows import Earlier, grouped, measured, ratio, worth
@@ -45,6 +45,26 @@ def test_junk_counts_nothing(measure):
 
 def test_real_digits_of_another_class_count_nothing(measure, threes):
     assert measure.distinct_good(threes[:6], LABEL + 1)[-1] == 0
+
+
+def test_a_real_digit_is_measured_by_the_others(measure):
+    real = measure.real.features
+    is_good = measure.good_real(LABEL)
+    threes = (measure.real.labels == LABEL).nonzero()[:, 0]
+    for is_one_good in (True, False):
+        for number in threes[is_good == is_one_good][:4].tolist():
+            others = torch.cat([real[:number], real[number + 1:]])
+            distance = torch.cdist(others, others)
+            radius = distance.kthvalue(MANIFOLD_K + 1, dim=1).values
+            inside = (torch.cdist(real[number:number + 1], others)[0] <= radius).any()
+            assert inside == is_one_good
+
+
+def test_distinct_real_digits_are_good_ones(measure):
+    curve = measure.distinct_real(LABEL)
+    assert len(curve) == len(measure.good_real(LABEL))
+    assert 1 < curve[-1] <= measure.good_real(LABEL).sum()
+    assert not torch.equal(curve, measure.distinct_real(LABEL, order=1))
 
 
 def test_digits_far_apart_all_count(measure, threes):

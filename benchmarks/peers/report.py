@@ -11,7 +11,7 @@ from benchmarks.models import MODELS
 from benchmarks.peers.fronts import plot
 from benchmarks.peers.plan import CASES, SWEPT, Case, Cell, ours, plain
 from benchmarks.peers.rows import (
-    D, FILE, GOOD, MOST_LOST, Figures, InBatches, Measured, Pair, Score, best_cells, scores,
+    D, FILE, GOOD, MOST_LOST, POINTS, Figures, InBatches, Measured, Pair, Score, best_cells, scores,
     shown_count)
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 
@@ -22,14 +22,15 @@ D(n): how many of n images, in the order they came, are good (inside the manifol
 and of the asked class) and at least tau away from every good image before them; tau is the median
 distance between nearest neighbours among the real images of the class. Gain: D(n) over that of
 seed change only at the CFG of the model's section, mean over classes and sets of seeds; this is
-what the plot shows, against how much the share of good images changed. Good: share of good images.
-Class: share of images of the asked class. Recall: Kynkäänniemi et al.; coverage: Naeem et al.,
-k = 5. To history: mean distance to the nearest image before. All in features of an independent
-judge. Other CFGs were drawn in few classes, and not all strengths in all: compare the gains of rows
-with as many chains. In the plot, lines go over the strengths swept, hollow marks are at other CFGs,
-stars are the best settings' long chains with their standard deviation, and green is within two
-points of plain; what loses more than 25 points is out of view. The peers' banks were not lost when
-the memory was reopened half-way.
+what the plot shows, against how much the share of good images changed. Good: share of good images;
+good_real: that of the real ones, each measured by the others, as is D(n) of real images. Class:
+share of images of the asked class. Recall: Kynkäänniemi et al.; coverage: Naeem et al., k = 5. To
+history: mean distance to the nearest image before. All in features of an independent judge. Other
+CFGs were drawn in few classes, and not all strengths in all: compare the gains of rows with as many
+chains. In the plot, lines go over the strengths swept, hollow marks are at other CFGs, stars are
+the best settings' long chains with their standard deviation, and green is within two points of
+plain; what loses more than 25 points is out of view. The peers' banks were not lost when the memory
+was reopened half-way.
 """
 
 
@@ -106,6 +107,7 @@ def headline(measured: Measured, one: CaseFigures) -> dict[str, Any]:
         "distinct_best_peer": of(peer), "best_peer": title(peer.cell) if peer else None,
         "distinct_best_peer_any_quality": of(anyhow),
         "best_peer_any_quality": title(anyhow.cell) if anyhow else None,
+        "good_real": mean(good_real(measured, case)),
         "good_delta": mean(mine[pair].at[count][GOOD] - base[pair].at[count][GOOD]
                            for pair in over) if over else None,
         "batch_vendi_plain": in_batches.get(plain(case)),
@@ -197,16 +199,26 @@ def cell(values: Sequence[float], spread: bool) -> str:
     return text + f" ± {stdev(values):.{digits}f}" if spread and len(values) > 1 else text
 
 
+def good_real(measured: Measured, case: Case) -> list[float]:
+    """The share of real images that are good, each measured by the others, of each class."""
+    measure = measured.measure(case.model)
+    return [measure.good_real(label).float().mean().item() for label in case.labels]
+
+
 def curves(measured: Measured, one: CaseFigures) -> list[str]:
-    """D at each n of the best settings, means over their chains."""
-    points = [n for n in (16, 32, 64, 128, 256) if n <= one.count]
+    """D at each n of the best settings, means over their chains, and of real images."""
+    points = [n for n in POINTS if n <= one.count]
     lines = [f"| method | {' | '.join(f'n = {n}' for n in points)} |",
              f"|{'---|' * (len(points) + 1)}"]
     for score in sorted(one.best, key=lambda score: -score.gain):
         chains = measured.cell(score.cell, one.count).values()
         cells = [f"{mean(chain.at[n][D] for chain in chains):.1f}" for n in points]
         lines.append(f"| {title(score.cell)} | {' | '.join(cells)} |")
-    return lines
+    measure = measured.measure(one.case.model)
+    real = [measure.distinct_real(label) for label in one.case.labels]
+    cells = [f"{mean(int(curve[n - 1]) for curve in real):.1f}" if n <= min(map(len, real)) else ""
+             for n in points]
+    return [*lines, f"| real images | {' | '.join(cells)} |"]
 
 
 def batch_table(one: CaseFigures) -> list[str]:
