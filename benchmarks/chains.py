@@ -25,17 +25,18 @@ from dev import ROOT
 WORK = ROOT / "benchmarks" / "work"
 MODEL = MODELS[DIGITS].file
 GUIDANCE_NODE = "UncommonNoveltyGuidance"
-GUIDING = ("guidance/early_push", "guidance/evaluation", "guidance/feature_novelty",
-           "guidance/feature_space", "guidance/fitted_radius", "guidance/latent_space",
-           "guidance/limiter", "guidance/noise_level", "guidance/novelty",
-           "guidance/novelty_memory", "guidance/novelty_net", "guidance/prompt",
-           "guidance/repulsion", "guidance/starts", "nodes/_late_cfg", "nodes/_novelty_hooks",
-           "nodes/_starts")
+GUIDING = ("guidance/antithetic_noise", "guidance/batch_mates", "guidance/early_push",
+           "guidance/evaluation", "guidance/feature_novelty", "guidance/feature_space",
+           "guidance/fitted_radius", "guidance/latent_space", "guidance/limiter",
+           "guidance/noise_level", "guidance/novelty", "guidance/novelty_memory",
+           "guidance/novelty_net", "guidance/prompt", "guidance/repulsion", "guidance/starts",
+           "nodes/_late_cfg", "nodes/_novelty_hooks", "nodes/_starts")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 PEERS = ROOT / "benchmarks" / "peers"
 REPORTING = ("command", "fronts", "methods", "plan", "report", "rows")  # they draw nothing
 EARLY = "early_push"
 CANDIDATES = "candidates"
+ANTITHETIC = "antithetic_noise"
 BANK = "bank"  # a patch's input that names what it keeps from one queue item to the next
 ALWAYS = ("seeds", "count", "guidance")  # part of a chain's file name also where not given
 
@@ -95,7 +96,8 @@ class Chain:
         settings = {one.name: values[one.name] for one in fields(self)
                     if one.name in ALWAYS or getattr(self, one.name) != one.default}
         if self.guidance is not None:
-            useless = {EARLY: not self._early, CANDIDATES: not self._searches}
+            useless = {EARLY: not self._early, CANDIDATES: not self._searches,
+                       ANTITHETIC: self.batch == 1 or not self.guidance.get(ANTITHETIC)}
             settings["guidance"] = {name: value for name, value in self.guidance.items()
                                     if not useless.get(name)}
         settings["model"] = MODELS[self.model].hash

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.chains import (
+    ANTITHETIC,
     Chain,
     Sampler,
     code_hash,
@@ -55,7 +56,7 @@ def ball(radius: float) -> dict[str, Any]:
 def late_ball(radius: float) -> dict[str, Any]:
     """The same with CFG where it is by default."""
     return {"repulsion": "ball", "radius": radius, "strength": 2.0, "start_percent": 0.0,
-            "end_percent": 1.0}
+            "end_percent": 1.0, ANTITHETIC: False}
 
 
 def swept(repulsion: str, strengths: Iterable[float]) -> tuple[Inputs, ...]:

@@ -22,13 +22,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .antithetic_noise import antithetic
+from .batch_mates import BatchMates
 from .early_push import EARLY, EarlyPush
 from .evaluation import Evaluation
 from .feature_space import FeatureSpace
 from .latent_space import LatentSpace
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
-from .repulsion import ExactKernel, Repelled, Repulsion, Samples
+from .repulsion import Repulsion, Samples
 from .starts import Model, Start, StartSearch
 from .vision_space import VisionSpace
 
@@ -42,9 +44,10 @@ class NoveltySettings:
     """strength: scales the push, which is the repulsion's own at .3; also the most that it may be,
     as a fraction of the noise that the step removes, |x_t / a - x0|; sigma_start, sigma_end: the
     pushed range of noise levels, both included; radius: distance below which two samples count as
-    the same; batch: how strongly the samples of one batch push each other, 0 to 1; early: whether
-    pushes reach as far at high noise as at low, one of EARLY (auto: where the image is settled);
-    look: whether to ask the model once more before the first push, so that there is a first one.
+    the same; batch: how strongly the samples of one batch push each other, 0 to 1; fits_batch:
+    whether they take their radius from the batch where it is settled; early: whether pushes reach
+    as far at high noise as at low, one of EARLY (auto: where the image is settled); look: whether
+    to ask the model once more before the first push, so that there is a first one.
     """
 
     strength: float
@@ -52,6 +55,7 @@ class NoveltySettings:
     sigma_start: float
     sigma_end: float
     batch: float = 1.0
+    fits_batch: bool = False
     early: str = EARLY[-1]
     look: bool = False
 
@@ -67,7 +71,9 @@ class PushFigures:
     backward through another model, and gradient_share: their share of the run's time; looked:
     whether the model was asked once more; early: at how many evaluations a push reached at
     least twice as far as by itself, because the image was settled at high noise; start: where the
-    run began, if there were others to choose from.
+    run began, if there were others to choose from; fits_batch: whether the samples of the batch
+    took their radius from it where it was settled; antithetic: whether they started from
+    antithetic noises.
     """
 
     possible: bool
@@ -82,6 +88,8 @@ class PushFigures:
     looked: bool = False
     early: int = 0
     start: Start | None = None
+    fits_batch: bool = False
+    antithetic: bool = False
 
 
 class NoveltyRun:
@@ -105,8 +113,15 @@ class NoveltyRun:
         self._far: list[Tensor] = []  # likewise: whether a push reached twice as far or farther
         self._alone = Evaluation()
         self._mates = False  # whether the samples of the batch push each other
+        self._from_mates = BatchMates(settings.radius, settings.fits_batch)
         self._looked = False
         self._start: Start | None = None
+        self._antithetic = False
+
+    def antithetic(self, noise: Tensor) -> Tensor:
+        """Antithetic noises in place of those of the batch, `[batch, ...]`."""
+        self._antithetic = True
+        return antithetic(noise, self.settings.batch)
 
     def choose_start(self, candidates: int, noise: Tensor, seed: int,
                      start: Callable[[Tensor], Tensor], model: Model, sigmas: Tensor) -> Tensor:
@@ -149,8 +164,12 @@ class NoveltyRun:
 
     def pushes(self, x: Tensor) -> bool:
         """Whether there is anything to push samples x `[batch, ...]` away from."""
-        self._mates = len(x) > 1 and self.settings.batch > 0
-        return self.settings.strength > 0 and (self.repulsion is not None or self._mates)
+        self._mates = self.repels_mates(x)
+        return self._mates or self.repulsion is not None and self.settings.strength > 0
+
+    def repels_mates(self, x: Tensor) -> bool:
+        """Whether the samples x `[batch, ...]` push each other."""
+        return len(x) > 1 and self.settings.batch > 0 and self.settings.strength > 0
 
     def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel) -> Tensor:
         """The limited shift of x_t, `[batch, ...]`."""
@@ -189,17 +208,12 @@ class NoveltyRun:
             novel = novel * (1 - self.settings.batch * repelled.probability)
         return self._scale * push, 1 - novel
 
-    def _from_mates(self, embedding: Tensor) -> Repelled:
-        """Each sample of the batch repelled by the others, as if these were remembered."""
-        others = torch.zeros(len(embedding), len(embedding), device=embedding.device)
-        others.fill_diagonal_(-torch.inf)
-        return ExactKernel(embedding, others, self.settings.radius)(embedding, None)
-
     def figures(self) -> PushFigures:
         """To be read when the run has ended: it waits for the device."""
         possible = self.repulsion is not None or self._mates
         if not self._evaluations:
-            return PushFigures(possible, 0, 0, 0.0, 0.0, 0, self.of, start=self._start)
+            return PushFigures(possible, 0, 0, 0.0, 0.0, 0, self.of, start=self._start,
+                               antithetic=self._antithetic)
         within, probability, push, dropped = (
             torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
         count = int(within.sum())
@@ -210,4 +224,5 @@ class NoveltyRun:
             pushed=int(near.sum()) / max(count, 1),
             mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
             dropped=int((dropped & within).sum()), of=self.of, looked=self._looked,
-            early=int((near & far).any(dim=1).sum()), start=self._start)
+            early=int((near & far).any(dim=1).sum()), start=self._start,
+            fits_batch=self._mates and self.settings.fits_batch, antithetic=self._antithetic)

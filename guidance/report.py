@@ -27,12 +27,16 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
     if fitted is not None and figures.evaluations:
         source = (f"until {ENOUGH} samples of this prompt are remembered"
                   if fitted == memory.unknown_radius else "from the distances in the memory")
+        if figures.fits_batch:
+            source += "; within the batch from its own distances"
         lines.append(f"Radius {fitted:.3f}, {source}")
     if without_cfg:
         lines.append(f"CFG began after {without_cfg} evaluations of the model")
     if figures.early:
         lines.append(f"Early push in {figures.early} of these steps: the image was settled where "
                      "noise was high")
+    if figures.antithetic:
+        lines.append("The images of the batch started from antithetic noises")
     if figures.start is not None:
         lines.append(_start(figures.start))
     if figures.looked:

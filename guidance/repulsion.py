@@ -76,8 +76,8 @@ def gaussian_mixture(embedding: Tensor, centres: Tensor, log_weight: Tensor, ban
 class Samples:
     """What is remembered, seen from its mean: far from the origin, squares would cost precision.
 
-    centres: `[n, dim]` with n >= 1; log_weight: `[n]` or `[batch, n]`, at most 0, by similarity of
-    the prompts.
+    centres: `[n, dim]` with n >= 1; log_weight: `[n]` or `[batch, n]`, by similarity of the prompts
+    and, where a centre stands for several samples, by their number.
     """
 
     centres: Tensor
@@ -96,7 +96,7 @@ class Samples:
         """`[batch, dim]` -> `[batch]`: in radii, to the nearest; what weighs less counts as farther
         away, by as much as makes P the same."""
         squared = squared_distance(embedding - self.origin, self.centred) / self.radius ** 2
-        return (squared - self.log_weight / EDGE).amin(dim=1).sqrt()
+        return (squared - self.log_weight / EDGE).amin(dim=1).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True)

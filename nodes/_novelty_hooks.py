@@ -38,7 +38,7 @@ from ._images import previews_as_image
 from ._late_cfg import LateCFG, without_cfg
 from ._latents import memory_space
 from ._sampling_hooks import SHARED, running, unfit
-from ._starts import chosen_noise, no_choice
+from ._starts import is_pure_noise, starting_noise
 from ._vision_encoder import vision_space
 
 KEY = "uncommon.novelty"
@@ -65,6 +65,7 @@ class NoveltyOptions:
     vision_every_n_steps: int = 2
     early_push: str = "off"
     candidates: int = 1
+    antithetic_noise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +125,11 @@ class NoveltyHooks:
                        latent_image=None, denoise_mask=None, disable_pbar=False):
         options = extra_args["model_options"].get("transformer_options", {})
         guided = options.get(KEY, {}).get(self)
-        if guided is not None and self._chooses_start:
-            reason = no_choice(guided.run, guider.inner_model.model_sampling, noise, sigmas,
-                               denoise_mask)
-            if reason:
-                guided.ignored.append(f"candidates, since {reason}.")
-            else:
-                noise = chosen_noise(guided.run, self.options.candidates, guider, sigmas,
-                                     extra_args, noise, latent_image, options[SHARED])
+        if guided is not None:
+            noise, ignored = starting_noise(
+                guided.run, self.options, guider, sigmas, extra_args, noise, latent_image,
+                denoise_mask, options[SHARED])
+            guided.ignored.extend(ignored)
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
                         disable_pbar)
 
@@ -223,13 +221,9 @@ class NoveltyHooks:
             told.append(f"{' and '.join(names)}. It is for a memory with space vision.")
         if self.options.early_push == "on" and not self._fits_early_push:
             told.append("early_push. It is for a memory with space latent, and not for ball.")
-        if self.options.candidates > 1 and not self._chooses_start:
+        if self.options.candidates > 1 and self.memory.space != LATENT:
             told.append("candidates. It is for a memory with space latent.")
         return told
-
-    @property
-    def _chooses_start(self) -> bool:
-        return self.memory.space == LATENT and self.options.candidates > 1
 
     def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
@@ -292,6 +286,9 @@ class NoveltyHooks:
         radius = repulsion.radius if repulsion else options.radius or self.memory.unknown_radius
         settings = NoveltySettings(
             strength=options.strength, radius=radius, batch=options.batch_repulsion,
+            fits_batch=(self._fits_radius and self.memory.space == LATENT
+                        and radius == self.memory.unknown_radius
+                        and is_pure_noise(sampling, sigmas)),
             early=early, look=early != "off" and len(sigmas) - 1 <= LOOK_STEPS,
             sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(options.end_percent)))

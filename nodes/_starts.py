@@ -1,27 +1,66 @@
-"""Tries starting noises through a guider of the host, before its sampler begins."""
+"""The noise that a run under novelty guidance starts from, before the host's sampler begins."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
+from ..guidance.antithetic_noise import independent
 from ..guidance.evaluation import Evaluation
+from ..guidance.latent_space import LatentSpace
 from ..guidance.novelty import NoveltyRun
 from ..guidance.starts import preview_levels
 from ._late_cfg import cfg_off
 
+if TYPE_CHECKING:
+    from ._novelty_hooks import NoveltyOptions
 
-def no_choice(run: NoveltyRun, sampling, noise: Tensor, sigmas: Tensor,
-              denoise_mask: Tensor | None) -> str | None:
+
+def starting_noise(run: NoveltyRun, options: NoveltyOptions, guider, sigmas: Tensor,
+                   extra_args: dict[str, Any], noise: Tensor, latent_image: Tensor,
+                   denoise_mask: Tensor | None, shared: Evaluation) -> tuple[Tensor, list[str]]:
+    """The noise `[batch, ...]`, and what is set and has no use."""
+    sampling = guider.inner_model.model_sampling
+    ignored = []
+    if options.antithetic_noise and run.repels_mates(noise):
+        reason = _not_antithetic(options, sampling, noise, sigmas)
+        if reason:
+            ignored.append(f"antithetic_noise, since {reason}.")
+        else:
+            noise = run.antithetic(noise)
+    if options.candidates > 1 and isinstance(run.space, LatentSpace):
+        reason = _no_choice(run, sampling, noise, sigmas, denoise_mask)
+        if reason:
+            ignored.append(f"candidates, since {reason}.")
+        else:
+            noise = _chosen_noise(run, options.candidates, guider, sigmas, extra_args, noise,
+                                  latent_image, shared)
+    return noise, ignored
+
+
+def _not_antithetic(options: NoveltyOptions, sampling, noise: Tensor, sigmas: Tensor
+                    ) -> str | None:
+    """Why the noises of a batch stay as they are, if they do."""
+    if float(sampling.percent_to_sigma(options.start_percent)) < float(sigmas[0]):
+        return "start_percent leaves the start alone"
+    if not noise.any():
+        return "the noise is disabled"
+    if not independent(noise):
+        return "images of the batch share a noise"
+    return None
+
+
+def _no_choice(run: NoveltyRun, sampling, noise: Tensor, sigmas: Tensor,
+               denoise_mask: Tensor | None) -> str | None:
     """Why a run is not to begin but from the noise that it was given, if it is not."""
     if not run.pushes(noise):
         return "there is nothing to stay away from"
     if denoise_mask is not None:
         return "the latent has a mask"
-    if not _is_pure_noise(sampling, sigmas):
+    if not is_pure_noise(sampling, sigmas):
         return "this pass does not start from pure noise"
     if run.settings.sigma_start < float(sigmas[0]):
         return "start_percent leaves the start alone"
@@ -30,14 +69,14 @@ def no_choice(run: NoveltyRun, sampling, noise: Tensor, sigmas: Tensor,
     return None
 
 
-def _is_pure_noise(sampling, sigmas: Tensor) -> bool:
+def is_pure_noise(sampling, sigmas: Tensor) -> bool:
     """As the host's samplers tell it."""
     return float(sigmas[0]) >= float(sampling.sigma_max) * (1 - 1e-5)
 
 
-def chosen_noise(run: NoveltyRun, candidates: int, guider, sigmas: Tensor,
-                 extra_args: dict[str, Any], noise: Tensor, latent_image: Tensor,
-                 shared: Evaluation) -> Tensor:
+def _chosen_noise(run: NoveltyRun, candidates: int, guider, sigmas: Tensor,
+                  extra_args: dict[str, Any], noise: Tensor, latent_image: Tensor,
+                  shared: Evaluation) -> Tensor:
     """The noise to start from. The model follows the prompt alone, without CFG and without
     anyone's push, and the sampler's progress bar counts its evaluations."""
     sampling = guider.inner_model.model_sampling

@@ -98,6 +98,11 @@ class NoveltyGuidance(io.ComfyNode):
                             "tries no other. More difference, and more time: each costs one step "
                             "where the first step settles the image, as in distilled models, else "
                             "four, all without CFG. For space latent."),
+                io.Boolean.Input(
+                    "antithetic_noise", default=True, optional=True, advanced=True,
+                    tooltip="Start the images of a batch from noises as unlike each other as can "
+                            "be, by as much as batch_repulsion says. They differ more; each is as "
+                            "good as any, and it costs nothing. Off: the seed's own noises."),
             ],
             outputs=[io.Model.Output(tooltip="The model with novelty guidance, for any sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -108,13 +113,14 @@ class NoveltyGuidance(io.ComfyNode):
     def execute(cls, model, memory, strength, start_percent, end_percent, radius=0.22,
                 repulsion="net", prompt_aware=True, batch_repulsion=1.0,
                 record=True, cfg_start_percent=0.0, clip_vision=None, vae=None,
-                vision_every_n_steps=2, early_push="off", candidates=1) -> io.NodeOutput:
+                vision_every_n_steps=2, early_push="off", candidates=1,
+                antithetic_noise=False) -> io.NodeOutput:
         options = NoveltyOptions(
             strength=strength, start_percent=start_percent, end_percent=end_percent, radius=radius,
             repulsion=repulsion, prompt_aware=prompt_aware, batch_repulsion=batch_repulsion,
             record=record, cfg_start_percent=cfg_start_percent,
             vision_every_n_steps=vision_every_n_steps, early_push=early_push,
-            candidates=candidates)
+            candidates=candidates, antithetic_noise=antithetic_noise)
         hooks = NoveltyHooks(memory, options, cls.hidden.unique_id, clip_vision, vae)
         return io.NodeOutput(hooks.attach(model))
 

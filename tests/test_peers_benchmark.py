@@ -13,12 +13,12 @@ from benchmarks import chains
 from benchmarks.avatars_dit_measure import AvatarsDitMeasure
 from benchmarks.chains import Chain, Drawn, Sampler, code_hash, draw, guidance_defaults, is_drawn
 from benchmarks.models import DIGITS
-from benchmarks.peers import cads, conditioning_noise, divin, diversity_boost
+from benchmarks.peers import antithetic_noise, cads, conditioning_noise, divin, diversity_boost
 from benchmarks.peers import particle_guidance, procreate, report, sparke
 from benchmarks.peers.bank import Bank, with_mates
 from benchmarks.peers.command import chains_of, draw_and_save
 from benchmarks.peers.hooks import Run, Step, as_if_moved
-from benchmarks.peers.methods import METHODS, OURS, PLAIN, middle
+from benchmarks.peers.methods import METHODS, OF_BATCHES, OURS, PLAIN, middle
 from benchmarks.peers.node import NODE, PEERS, TSR_NODE, register
 from benchmarks.peers.plan import CASES, FINAL, SWEPT, Case, Cell, ours
 from benchmarks.peers.plan import plain as plain_cell
@@ -51,6 +51,14 @@ def test_cads_keeps_mean_and_spread_and_drops_the_condition():
     raw = cads.annealed(y, noise, 0.5, 0.25, psi=0.0)
     spread = y.std(dim=1, correction=0, keepdim=True)
     torch.testing.assert_close(raw, 0.5 ** 0.5 * (y + 0.25 * spread * noise))
+
+
+@pytest.mark.parametrize(("batch", "signs"), [(4, [1, -1, 1, -1]), (3, [1, -1, 1]), (1, [1])])
+def test_antithetic_noise_negates_every_second(batch, signs):
+    noise = values(batch, 5)
+    found = antithetic_noise.negated(noise)
+    for i, sign in enumerate(signs):
+        assert torch.equal(found[i], sign * noise[i - i % 2])
 
 
 def test_particle_guidance_is_the_gradient_of_its_potential():
@@ -167,7 +175,7 @@ def plain() -> dict:
     return {}
 
 
-@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("peer", [name for name in PEERS if name in METHODS])
 def test_a_peer_changes_images_and_at_zero_leaves_them(bench_host, work, plain, peer):
     if not plain:
         plain["images"] = draw(bench_host, chain()).images
@@ -179,6 +187,15 @@ def test_a_peer_changes_images_and_at_zero_leaves_them(bench_host, work, plain, 
     off = {"strength": 0.0} if node == NODE else {"tsr_k": 1.0}
     same = draw(bench_host, chain(patches=((node, inputs | off),))).images
     assert torch.equal(same, plain["images"])
+
+
+def test_antithetic_noise_changes_every_second_of_a_batch(bench_host, work):
+    [[node, inputs]] = OF_BATCHES[0].patches
+    plain, off, on = (draw(bench_host, chain(patches=patches, batch=2)).images
+                      for patches in ((), ((node, inputs | {"strength": 0.0}),), ((node, inputs),)))
+    assert torch.equal(off, plain)
+    assert torch.allclose(on[0], plain[0], atol=1e-4)
+    assert not torch.allclose(on[1], plain[1], atol=0.1)
 
 
 def test_rescaling_in_batches_is_that_of_the_host(bench_host, work):
@@ -251,9 +268,10 @@ def test_every_case_sweeps_every_method_and_the_digits_stay_affordable():
     assert len(drawn) <= three_strengths * len(CASES[0].methods())
     assert {one.count for one in drawn} == {SWEPT}
     for case in CASES:
-        assert {PLAIN, OURS, "spell", "tsr", *PEERS} - set(case.methods()) <= {"interval cfg"}
+        assert {PLAIN, OURS, "spell", "tsr", *PEERS} - set(case.methods()) <= {
+            "interval cfg", "antithetic noise"}
     assert METHODS["tsr"][1].patches == ((TSR_NODE, {"tsr_k": 0.85, "tsr_sigma": 1.0}),)
-    assert set(METHODS) >= set(PEERS)
+    assert {*METHODS, *(setting.method for setting in OF_BATCHES)} >= set(PEERS)
     assert conditioning_noise.SHARE == 0.5
 
 

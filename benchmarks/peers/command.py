@@ -21,7 +21,8 @@ from benchmarks import workers
 from benchmarks.chains import Chain, code_hash, draw, guidance_defaults
 from benchmarks.peers.methods import Inputs
 from benchmarks.peers.node import register
-from benchmarks.peers.plan import CASES, SEED_SETS, Case, batches, final, sweep, sweep_cfg
+from benchmarks.peers.plan import (
+    CASES, SEED_SETS, Case, batches, final, of_batches, sweep, sweep_cfg)
 from benchmarks.peers.report import write_report
 from benchmarks.peers.rows import Earlier, Measured, best_cells, scores
 from benchmarks.results import earlier_rows
@@ -59,7 +60,7 @@ def chains_of(part: str, case: Case, measured: Measured) -> list[Chain]:
         chains = sweep_cfg(case, defaults)
     else:
         cells = best_cells(case, scores(measured, case))
-        chains = (batches(cells, defaults) if part == "batches" else
+        chains = (batches(of_batches(case) + cells, defaults) if part == "batches" else
                   final(cells, defaults, SEED_SETS[:1] if part == "final" else SEED_SETS[1:]))
     return list({chain.file: chain for chain in chains}.values())
 

@@ -114,6 +114,8 @@ METHODS: dict[str, tuple[Setting, ...]] = {
     "ours + tsr": tuple(Setting(method="ours + tsr", strength=k, guidance={}, patches=_tsr(k))
                         for k in TSR),
 }
+# What is nothing but a batch's starting noises.
+OF_BATCHES = (Setting(method="antithetic noise", patches=_peer("antithetic noise", 1.0)),)
 OF_CFG = (LOWER_CFG, "interval cfg")  # of no use where there is no CFG
 WITHOUT_CFG = ("ours, early_push off",)  # the same as ours where there is CFG
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.peers.antithetic_noise import AntitheticNoise
 from benchmarks.peers.bank import bank as bank_of
 from benchmarks.peers.cads import CADS
 from benchmarks.peers.conditioning_noise import ConditioningNoise
@@ -16,7 +17,8 @@ from demo.host import InProcessHost
 
 NODE = "BenchmarkPeer"
 TSR_NODE = "TemporalScoreRescaling"  # the host's own
-PEERS = {"cads": CADS, "conditioning noise": ConditioningNoise, "diversity boost": DiversityBoost,
+PEERS = {"antithetic noise": AntitheticNoise, "cads": CADS,
+         "conditioning noise": ConditioningNoise, "diversity boost": DiversityBoost,
          "divin": DivIn, "interval cfg": IntervalCFG, "particle guidance": ParticleGuidance,
          "procreate": ProCreate, "sparke": Sparke, "tsr": TSR}
 WITH_BANK = ("particle guidance", "procreate", "sparke")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.chains import Chain, Sampler
 from benchmarks.models import DIGITS, MODELS
 from benchmarks.peers.methods import (
-    LOWER_CFG, METHODS, OF_CFG, OURS, PLAIN, WITHOUT_CFG, Inputs, Setting, middle)
+    LOWER_CFG, METHODS, OF_BATCHES, OF_CFG, OURS, PLAIN, WITHOUT_CFG, Inputs, Setting, middle)
 
 SWEPT = 64
 FINAL = 256
@@ -107,6 +107,11 @@ def final(cells: Sequence[Cell], defaults: Inputs, sets: Iterable[int]) -> Itera
 
 def batches(cells: Sequence[Cell], defaults: Inputs) -> Iterator[Chain]:
     return (cell.batches(defaults, label) for cell in cells for label in cell.case.all_labels)
+
+
+def of_batches(case: Case) -> list[Cell]:
+    """What is drawn in batches only."""
+    return [Cell(case, setting, case.cfg) for setting in OF_BATCHES]
 
 
 def plain(case: Case) -> Cell:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.models import MODELS
 from benchmarks.peers.fronts import plot
-from benchmarks.peers.plan import CASES, SWEPT, Case, Cell, ours, plain
+from benchmarks.peers.plan import CASES, SWEPT, Case, Cell, of_batches, ours, plain
 from benchmarks.peers.rows import (
     D, FILE, GOOD, MOST_LOST, POINTS, Figures, InBatches, Measured, Pair, Score, best_cells, scores,
     shown_count)
@@ -55,7 +55,7 @@ def collect(measured: Measured, case: Case) -> CaseFigures | None:
     cells = best_cells(case, swept)
     long = [] if count == SWEPT else scores(measured, case, count)
     best = [one for one in (long or swept) if one.cell in cells]
-    found = ((cell, measured.batches(cell)) for cell in cells)
+    found = ((cell, measured.batches(cell)) for cell in cells + of_batches(case))
     return CaseFigures(case, count, swept, best, {cell: of for cell, of in found if of})
 
 
