@@ -28,7 +28,7 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
         source = (f"until {ENOUGH} samples of this prompt are remembered"
                   if fitted == memory.unknown_radius else "from the distances in the memory")
         if figures.fits_batch:
-            source += "; within the batch from its own distances"
+            source += "; in a batch that is settled, from its own distances"
         lines.append(f"Radius {fitted:.3f}, {source}")
     if without_cfg:
         lines.append(f"CFG began after {without_cfg} evaluations of the model")
@@ -73,7 +73,8 @@ def _pushed(memory: NoveltyMemory, remembered: int, strength: float, figures: Pu
     if figures.within == 0:
         return "Nothing pushed: no step lies between start_percent and end_percent."
     if figures.pushed == 0:
-        return "Nothing pushed: no step came near a remembered sample."
+        return ("Nothing pushed: no step came near another image of the batch." if remembered == 0
+                else "Nothing pushed: no step came near a remembered sample.")
     text = (f"Pushed in {figures.pushed:.0%} of {figures.within} steps, "
             f"by {figures.mean_push:.3f} of the {figures.of} on average")
     if figures.dropped:
