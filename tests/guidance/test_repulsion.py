@@ -148,3 +148,14 @@ def test_far_from_the_origin_as_near_it(kind):
     far = kind(centres + 500, torch.zeros(5), 3.0)(embedding + 500, None)
     assert torch.allclose(near.push, far.push, rtol=1e-3, atol=1e-3 * near.push.abs().max().item())
     assert torch.allclose(near.probability, far.probability, atol=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 100.0])
+def test_distance_is_that_of_a_lone_sample_with_the_same_probability(weight):
+    """In radii; a centre that stands for many counts as nearer, and as near as can be at most."""
+    kernel = ExactKernel(torch.zeros(1, DIM), torch.tensor([weight]).log(), RADIUS)
+    found = kernel.distance(at_distance(1.5 * RADIUS))
+    same = lone(ExactKernel)(at_distance(float(found) * RADIUS), LOG_SNR).probability
+    assert same == pytest.approx(float(kernel(at_distance(1.5 * RADIUS), LOG_SNR).probability))
+    assert kernel.distance(torch.zeros(1, DIM)) == pytest.approx(
+        max(0.0, float(-torch.tensor(weight).log() / EDGE)) ** 0.5)
