@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.measures import DigitsMeasure
+from benchmarks.measures import MANIFOLD_K, DigitsMeasure
 from benchmarks.results import circumstances
 from demo.contact_sheet import Panel, contact_sheet
 from demo.host import Prompt, Server
@@ -35,6 +35,7 @@ WORKFLOW = ROOT / "example_workflows" / "novelty.json"
 DATABASE = Path("__uncommon") / "novelty.sqlite"  # in ComfyUI's user folder
 # So small a model gains nothing from more threads, and on a busy machine these wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+LEAST_RUNS = MANIFOLD_K + 2  # prdc sorts out one more neighbour than it is asked for
 TITLES = {"without": "without: only the seed changes", "with": "with novelty memory"}
 
 
@@ -143,8 +144,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo", metavar="DIR")
     parser.add_argument("--runs", type=int, default=64, metavar="N")
     arguments = parser.parse_args()
-    if arguments.runs < 2:
-        parser.error("--runs must be 2 or more")
+    if arguments.runs < LEAST_RUNS:
+        parser.error(f"--runs is {arguments.runs}: recall and coverage need {LEAST_RUNS} or more")
     out = arguments.out.resolve()
     name = time.strftime("demo-%Y%m%d-%H%M%S")
     print("Starting ComfyUI", flush=True)
