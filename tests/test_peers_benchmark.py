@@ -327,6 +327,13 @@ def test_best_settings_and_report(work, monkeypatch, tmp_path):
     summary = json.loads((tmp_path / "peers.json").read_text())["summary"]
     assert summary["digits_images"] == FINAL and summary["digits_chains"] == 1
 
+    for cell in (plain_cell(case), ours(case)):  # more chains than their peers have
+        save(cell, 8, images[labels == 8][:64].repeat(4, 1, 1, 1), FINAL)
+    more = Measured(measured.defaults)
+    report.write_report(more)
+    assert json.loads((tmp_path / "peers.json").read_text())["summary"] == summary
+    assert "| ours, CFG 3 | 2 |" in (tmp_path / "peers.md").read_text()
+
     shutil.rmtree(chains.WORK / "novelty")  # figures outlive the images
     assert report.collect(measured, case) is None
     earlier = Earlier(json.loads((tmp_path / "peers.json").read_text())["cases"])
