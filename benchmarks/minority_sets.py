@@ -21,7 +21,7 @@ from dev import ROOT
 MODELS = ROOT / "demo" / "models"
 MODEL = MODELS / "avatars.safetensors"
 SHIPPED = "avatars_minority"
-BATCH = 250
+BATCH = 100
 STEPS = 50
 CANDIDATES = 4000  # plain images, of which "top k" keeps the rarest quarter
 SEED = 1_000_000  # item i of a set has the seed SEED + i; all sets have the same
@@ -43,7 +43,7 @@ class Patch:
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """`count` images in batches of 250, by an ancestral sampler as in the paper, and 50 steps."""
+    """`count` images in batches of 100, by an ancestral sampler as in the paper, and 50 steps."""
 
     name: str
     patch: Patch | None = None

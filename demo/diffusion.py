@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,20 @@ MODELS = Path(__file__).parent / "models"
 UNFINISHED = Path(__file__).parent / "unfinished"
 SAVED_EVERY = 500  # iterations
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Draw = Callable[[int], tuple[Tensor, Tensor | None, Tensor | None]]
+
+
+class Drawn(NamedTuple):
+    """A batch to learn from: clean images `[batch, channels, height, width]`; their labels
+    `[batch]`, None for an unconditional model; their noise, None: new for each; and how much each
+    counts, `[batch]`, None: all alike."""
+
+    x0: Tensor
+    label: Tensor | None = None
+    noise: Tensor | None = None
+    weight: Tensor | None = None
+
+
+Draw = Callable[[int], Drawn]
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,15 @@ def edm_levels(schedule: Schedule, mean: float = -0.4, spread: float = 1.4,
     return NoiseLevels(draw, 1 + (sigmas / sigma_data).square())
 
 
+def tail_levels(schedule: Schedule) -> NoiseLevels:
+    """EDM's for half of a batch, for the other half those about sigma 4: there it is decided
+    whether there is something rare in an image, and small errors make it rarer still."""
+    all_of_them, decisive = edm_levels(schedule), edm_levels(schedule, mean=1.4, spread=0.8)
+    return NoiseLevels(
+        lambda batch: torch.cat([all_of_them.draw(batch - batch // 2), decisive.draw(batch // 2)]),
+        all_of_them.weight)
+
+
 def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str, draw: Draw,
                     iterations: int, batch: int = 64, start: Path | None = None,
                     learning_rate: float = 1e-3, muon: bool = False,
@@ -65,8 +88,7 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
                     folder: Path | None = None, **figures) -> None:
     """An ADM U-Net that predicts noise, see `train`.
 
-    draw: batch size -> clean images, their labels (None for an unconditional model), and their
-    noise (None: new for each); start: the model whose weights it begins with; muon: whether the
+    draw: batch size -> a batch; start: the model whose weights it begins with; muon: whether the
     hidden layers are trained by Muon; folder: see `train`; data, figures: what the file's
     header says of the data and of the training.
     """
@@ -82,7 +104,7 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
         model.load_state_dict(load_file(start))
 
     def loss() -> Tensor:
-        x0, label, noise = draw(batch)
+        x0, label, noise, weight = draw(batch)
         t = trained.draw(batch)
         if noise is None:
             noise = torch.randn_like(x0)
@@ -91,7 +113,8 @@ def train_diffusion(name: str, config: AdmConfig, schedule: Schedule, data: str,
         with mixed_precision(DEVICE):
             prediction = model(x_t.to(DEVICE), t.to(DEVICE), label)
         error = (prediction.float() - noise.to(DEVICE)).square().mean(dim=(1, 2, 3))
-        return (trained.weight[t].to(DEVICE) * error).mean()
+        weight = trained.weight[t] if weight is None else trained.weight[t] * weight
+        return (weight.to(DEVICE) * error).mean()
 
     train(name, model, loss, iterations, ADM_HEADER,
           {"config": asdict(config), "schedule": asdict(schedule), "data": data},

@@ -23,7 +23,7 @@ class ClassifierRecipe:
     distance: str = "latent_l2"
     sigma: float = 0.8
     draws: int = 10
-    classes: int = 20
+    classes: int = 100
     iterations: int = 2500
     batch_size: int = 64
     frozen: bool = True

@@ -7,6 +7,7 @@ minority classifiers resume where they stopped.
 from __future__ import annotations
 
 import argparse
+import functools
 from dataclasses import replace
 
 import torch
@@ -18,7 +19,8 @@ from tqdm import trange
 from demo.avatars import ATTRIBUTES, AVATARS_SIZE, avatars, class_of
 from demo.avatars_reader import LAYOUT, READER_FILE, AvatarsReader, broken
 from demo.data import DIGITS_SIZE, digits, split
-from demo.diffusion import DEVICE, MODELS, UNFINISHED, edm_levels, train, train_diffusion
+from demo.diffusion import (
+    DEVICE, MODELS, UNFINISHED, Drawn, edm_levels, tail_levels, train, train_diffusion)
 from demo.digits_distilled import CFG, STEPS, load_model, pairs
 from demo.host import InProcessHost
 from demo.judge import JUDGE_FILE, Judge, shifted
@@ -36,6 +38,8 @@ AVATARS_64 = AdmConfig(image_size=64, model_channels=32, channel_mult=(1, 2, 2, 
                        num_res_blocks=1, attention_levels=(3,), num_head_channels=32,
                        norm_groups=8)
 AVATARS_COUNT = 20_000
+# How much more often than in the data a small model must see what is rare, to draw it as often.
+EMPHASIS = {"glasses": 1.5, "hat": 1.1, "side": 2.7}
 EVEN = dict.fromkeys(ATTRIBUTES, 0.5)  # so that a reader sees each attribute equally often
 
 
@@ -68,10 +72,10 @@ def train_digits(label_dropout: float = 0.12) -> None:
     """Class-conditional ADM U-Net on all digits."""
     images, labels = digits()
 
-    def draw(batch: int) -> tuple[Tensor, Tensor, None]:
+    def draw(batch: int) -> Drawn:
         pick = torch.randint(len(images), (batch,))
         dropped = torch.rand(batch) < label_dropout
-        return images[pick], labels[pick].masked_fill(dropped, NO_CLASS), None
+        return Drawn(images[pick], labels[pick].masked_fill(dropped, NO_CLASS))
 
     train_diffusion("digits", DIGITS,
                     Schedule(kind="scaled_linear", start=0.00085, end=0.012, steps=1000),
@@ -80,23 +84,41 @@ def train_digits(label_dropout: float = 0.12) -> None:
 
 
 def train_avatars(name: str = "avatars", config: AdmConfig = AVATARS, beta_end: float = 0.016,
-                  iterations: int = 5000, further: int = 1000) -> None:
+                  iterations: int = 5000, further: int = 1000, last: int = 1000) -> None:
     """Unconditional ADM U-Net on drawn faces with a long tail.
 
-    further: iterations by EDM's noise levels, without which what is rare comes out too rarely.
+    further: iterations by EDM's noise levels; last: by those that decide what is rare, and by
+    EMPHASIS. Without either, what is rare comes out too rarely.
     """
-    images, _ = avatars(AVATARS_COUNT, config.image_size)
+    images, attributes = avatars(AVATARS_COUNT, config.image_size)
+    chance, weight = rare_more_often(attributes)
 
-    def draw(batch: int) -> tuple[Tensor, None, None]:
-        return images[torch.randint(len(images), (batch,))], None, None
+    def draw(batch: int) -> Drawn:
+        return Drawn(images[torch.randint(len(images), (batch,))])
+
+    def draw_rare_more_often(batch: int) -> Drawn:
+        pick = torch.multinomial(chance, batch, replacement=True)
+        return Drawn(images[pick], weight=weight[pick])
 
     schedule = Schedule(kind="scaled_linear", start=0.00085, end=beta_end, steps=1000)
-    data = f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0"
-    train_diffusion(f"{name}_first", config, schedule, data, draw, iterations, muon=True,
-                    folder=UNFINISHED)
-    train_diffusion(name, config, schedule, data, draw, further, muon=True, levels=edm_levels,
-                    start=UNFINISHED / f"{name}_first.safetensors", learning_rate=3e-4,
-                    iterations_before=iterations)
+    learn = functools.partial(train_diffusion, config=config, schedule=schedule, muon=True,
+                              data=f"{AVATARS_COUNT} faces of demo/avatars.py, seed 0")
+    learn(f"{name}_first", draw=draw, iterations=iterations, folder=UNFINISHED)
+    learn(f"{name}_further", draw=draw, iterations=further, folder=UNFINISHED, levels=edm_levels,
+          start=UNFINISHED / f"{name}_first.safetensors", learning_rate=3e-4)
+    learn(name, draw=draw_rare_more_often, iterations=last, levels=tail_levels,
+          start=UNFINISHED / f"{name}_further.safetensors", learning_rate=3e-4,
+          iterations_before=iterations + further)
+
+
+def rare_more_often(attributes: Tensor, share: float = 0.4) -> tuple[Tensor, Tensor]:
+    """Each face's chance to be drawn and its weight in the loss, both `[n]`, by its attributes
+    `[n, 3]`. A share of all draws is of faces with a rare attribute, as many for each attribute,
+    and the rest is even; the weights make up for it, but for EMPHASIS."""
+    of_each = attributes / attributes.sum(dim=0) / attributes.shape[1]
+    chance = (1 - share) / len(attributes) + share * of_each.sum(dim=1)
+    emphasis = torch.where(attributes, torch.tensor([*EMPHASIS.values()]), 1.0).amax(dim=1)
+    return chance, emphasis / (len(attributes) * chance)
 
 
 def train_avatars_64() -> None:
@@ -112,9 +134,9 @@ def train_digits_distilled(count: int = 4000, iterations: int = 2000, batch: int
     _, config, schedule = load_model(teacher)
     images, noise, labels = pairs(teacher, count, UNFINISHED / "digits_distilled_pairs.safetensors")
 
-    def draw(batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(batch: int) -> Drawn:
         pick = torch.randint(count, (batch,))
-        return images[pick], labels[pick], noise[pick]
+        return Drawn(images[pick], labels[pick], noise[pick])
 
     train_diffusion("digits_distilled", replace(config, dropout=0.0), schedule,
                     f"{count} images of digits.safetensors, euler {STEPS}, CFG {CFG:g}", draw,

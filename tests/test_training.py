@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from demo import diffusion
 from demo.muon import Muon, orthogonal
+from demo.train import EMPHASIS, rare_more_often
 from guidance.adm import AdmConfig
 from guidance.adm_checkpoint import ADM_HEADER, Schedule
 
@@ -57,6 +58,38 @@ def test_edm_draws_its_levels_from_every_stratum():
     assert levels.weight[at_1] == pytest.approx(5, abs=0.05)
 
 
+def test_rare_faces_are_drawn_more_often_and_count_less_but_for_their_emphasis():
+    attributes = torch.zeros(1000, 3, dtype=torch.bool)
+    attributes[:30, 0] = attributes[20:40, 1] = attributes[995:, 2] = True
+    chance, weight = rare_more_often(attributes)
+    assert chance.sum() == pytest.approx(1)
+    for column in attributes.T:  # a third of .4, and more for those that have another
+        assert chance[column].sum() > 0.4 / 3
+    counts = 1000 * chance * weight  # how often a face is seen, all in all
+    glasses, hat, side = EMPHASIS.values()
+    expected = torch.ones(1000)
+    expected[:20], expected[20:30], expected[30:40] = glasses, max(glasses, hat), hat
+    expected[995:] = side
+    torch.testing.assert_close(counts, expected)
+
+
+def test_a_weight_counts_in_the_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "UNFINISHED", tmp_path / "unfinished")
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def loss(weight: float) -> float:
+        def draw(batch):
+            return diffusion.Drawn(images, weight=torch.full((batch,), weight))
+
+        name = f"weight {weight}"
+        diffusion.train_diffusion(name, TINY, Schedule(), "noise", draw, iterations=1, batch=4,
+                                  levels=diffusion.tail_levels, folder=tmp_path)
+        with safe_open(tmp_path / f"{name}.safetensors", "pt") as file:
+            return json.loads(file.metadata()[ADM_HEADER])["training"]["loss"]
+
+    assert loss(0.25) == pytest.approx(loss(1.0) / 4, rel=1e-3)
+
+
 def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(diffusion, "SAVED_EVERY", 2)
     images = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -72,7 +105,7 @@ def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
             drawn += 1
             if drawn == stop:
                 raise Stopped
-            return images[torch.randint(len(images), (batch,))], None, None
+            return diffusion.Drawn(images[torch.randint(len(images), (batch,))])
 
         diffusion.train_diffusion(name, TINY, Schedule(), "noise", draw, iterations=4, batch=4,
                                   muon=True, levels=diffusion.edm_levels,
