@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from demo import diffusion
+from demo import diffusion, train
 from demo.muon import Muon, orthogonal
 from demo.train import EMPHASIS, rare_more_often
 from guidance.adm import AdmConfig
@@ -71,6 +71,19 @@ def test_rare_faces_are_drawn_more_often_and_count_less_but_for_their_emphasis()
     expected[:20], expected[20:30], expected[30:40] = glasses, max(glasses, hat), hat
     expected[995:] = side
     torch.testing.assert_close(counts, expected)
+
+
+def test_the_parts_of_the_avatars_training_follow_one_another(tmp_path, monkeypatch):
+    for module in (diffusion, train):
+        monkeypatch.setattr(module, "UNFINISHED", tmp_path / "unfinished")
+    monkeypatch.setattr(diffusion, "MODELS", tmp_path)
+    monkeypatch.setattr(train, "AVATARS_COUNT", 1000)  # some of them with each attribute
+    train.train_avatars("tiny", TINY, iterations=1, further=2, last=3)
+    with safe_open(tmp_path / "tiny.safetensors", "pt") as file:
+        training = json.loads(file.metadata()[ADM_HEADER])["training"]
+    assert (training["iterations"], training["iterations_before"]) == (3, 3)
+    assert {file.name for file in (tmp_path / "unfinished").glob("*.safetensors")} == {
+        "tiny_first.safetensors", "tiny_further.safetensors"}
 
 
 def test_a_weight_counts_in_the_loss(tmp_path, monkeypatch):
