@@ -1,4 +1,5 @@
-"""Keeps some of many embeddings: those that stand for all the others, or those that are new.
+"""Keeps some of many embeddings: those that stand for all the others, those that are farthest from
+one another, or those that are new.
 
 Embeddings are `[n, dim]` on the CPU in a feature space's units; distances are Euclidean there.
 """
@@ -23,11 +24,12 @@ STARTS, FEW = 10, 1000  # how many starts k-medoids tries, and up to how many im
 @dataclass(frozen=True)
 class Representatives:
     """kept: indices, ascending; medoid: `n` indices, for each its nearest of the kept ones;
-    distance: `[n]`, to that one."""
+    distance: `[n]`, to that one; apart: of the two kept ones that are nearest to each other."""
 
     kept: list[int]
     medoid: list[int]
     distance: Tensor
+    apart: float
 
     def report(self, wanted: int) -> str:
         """wanted: how many were asked for."""
@@ -37,7 +39,8 @@ class Representatives:
         sizes = [self.medoid.count(i) for i in self.kept]
         return (f"Kept {kept} of {n}; each stands for {min(sizes)} to {max(sizes)} images.\n"
                 f"Distance to the one that stands for it: {self.distance.mean():.3g} on average, "
-                f"{self.distance.max():.3g} at most")
+                f"{self.distance.max():.3g} at most"
+                + (f"\nThe kept ones are at least {self.apart:.3g} apart" if kept > 1 else ""))
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,9 @@ def most_different(embedding: Tensor, count: int) -> Representatives:
     Raises SelectionError.
     """
     n = len(embedding)
-    if count < 1:
-        raise SelectionError(f"count is {count}; expected at least 1.")
+    _check_count(count)
     if count >= n:
-        return Representatives([*range(n)], [*range(n)], torch.zeros(n))
+        return _all(n)
     if n > MOST_IMAGES:
         raise SelectionError(
             f"There are {n} images, but the distances of more than {MOST_IMAGES} do not fit into "
@@ -94,7 +96,44 @@ def assigned(distance: Tensor, kept: Sequence[int]) -> Representatives:
     nearest = distance[:, index].min(dim=1)
     medoid, least = index[nearest.indices], nearest.values.clone()
     medoid[index], least[index] = index, 0.0
-    return Representatives([*kept], medoid.tolist(), least)
+    between = distance[index][:, index].fill_diagonal_(torch.inf)
+    return Representatives([*kept], medoid.tolist(), least, float(between.min()))
+
+
+def farthest_apart(embedding: Tensor, count: int) -> Representatives:
+    """The one of `embedding` that is farthest from the mean, then `count` - 1 times the one that is
+    farthest from all kept so far: their least distance is at least half of what any `count` can
+    have (Gonzalez, "Clustering to Minimize the Maximum Intercluster Distance", 1985).
+
+    All are kept where count >= n. Raises SelectionError.
+    """
+    n = len(embedding)
+    _check_count(count)
+    if count >= n:
+        return _all(n)
+    kept: list[int] = []
+    medoid = torch.zeros(n, dtype=torch.int64)
+    least = torch.linalg.vector_norm(embedding - embedding.mean(dim=0), dim=1)
+    apart = torch.inf
+    for _ in range(count):
+        one = int(least.argmax())
+        if kept:
+            apart = float(least[one])
+        distance = torch.linalg.vector_norm(embedding - embedding[one], dim=1)
+        nearer = distance < least if kept else torch.ones(n, dtype=torch.bool)
+        least, medoid = torch.where(nearer, distance, least), medoid.masked_fill(nearer, one)
+        kept.append(one)
+        least[one], medoid[one] = -1.0, one  # not again, where all that is left are copies
+    return Representatives(sorted(kept), medoid.tolist(), least.clamp(min=0), apart)
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise SelectionError(f"count is {count}; expected at least 1.")
+
+
+def _all(n: int) -> Representatives:
+    return Representatives([*range(n)], [*range(n)], torch.zeros(n), 0.0)
 
 
 def distances(embedding: Tensor) -> Tensor:

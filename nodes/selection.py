@@ -6,13 +6,14 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..guidance.selection import most_different, novel, percentile_distance
+from ..guidance.selection import farthest_apart, most_different, novel, percentile_distance
 from . import _host
 from ._selection_inputs import Candidates, check_memory, remembered_before
 from ._types import CATEGORY, NoveltyMemoryType
 
 COUNT, FRACTION = "count", "fraction"
 PERCENTILE, DISTANCE = "percentile", "distance"
+TYPICAL, FARTHEST = "typical of a group", "farthest apart"
 DIFFERENT, NOVEL = "Keep Most Different", "Keep Novel"
 
 
@@ -48,9 +49,11 @@ class KeepMostDifferent(io.ComfyNode):
             display_name=DIFFERENT,
             category=CATEGORY,
             description="Keeps the few of many images that stand best for all of them: groups "
-                        "like images by k-medoids and keeps the middle one of each group.",
+                        "like images by k-medoids and keeps the middle one of each group. Or "
+                        "those that are farthest from one another.",
             search_aliases=["k-medoids", "cluster", "diverse subset", "representatives", "curate",
-                            "contact sheet", "deduplicate", "filter images", "best of"],
+                            "contact sheet", "deduplicate", "filter images", "best of",
+                            "farthest point", "outliers"],
             inputs=[
                 *_sources(),
                 io.Combo.Input("keep", options=[COUNT, FRACTION],
@@ -65,6 +68,11 @@ class KeepMostDifferent(io.ComfyNode):
                 io.Model.Input("model", optional=True,
                                tooltip="Compares latents in this model's own units, as Novelty "
                                        "Memory does. It is not run."),
+                io.Combo.Input("choose", options=[TYPICAL, FARTHEST], optional=True,
+                               tooltip="typical of a group: the middle one of each group of like "
+                                       "images, by k-medoids. farthest apart: images that are as "
+                                       "far from one another as possible, so also what stands "
+                                       "alone, rare or broken."),
             ],
             outputs=[
                 *_outputs(),
@@ -82,10 +90,11 @@ class KeepMostDifferent(io.ComfyNode):
 
     @classmethod
     def execute(cls, keep, count, fraction, image=(), latent=(), vae=(None,),
-                model=(None,)) -> io.NodeOutput:
+                model=(None,), choose=(TYPICAL,)) -> io.NodeOutput:
         candidates = Candidates(image, latent, model[0], vae[0])
+        pick = farthest_apart if choose[0] == FARTHEST else most_different
         wanted = count[0] if keep[0] == COUNT else max(1, round(fraction[0] * len(candidates)))
-        found = most_different(candidates.embedding, wanted)
+        found = pick(candidates.embedding, wanted)
         report = f"{found.report(wanted)}\nCompared: {candidates.compared}"
         return io.NodeOutput(*_kept(DIFFERENT, candidates, found.kept), found.medoid, report,
                              ui=_shown(cls, report))

@@ -16,6 +16,7 @@ from guidance.selection import (
     SelectionError,
     assigned,
     distances,
+    farthest_apart,
     most_different,
     nearest,
     novel,
@@ -115,7 +116,9 @@ def test_report_of_medoids():
     embedding = torch.tensor([[0.0], [0.1], [0.2], [5.0]])
     assert most_different(embedding, 2).report(2) == (
         "Kept 2 of 4; each stands for 1 to 3 images.\n"
-        "Distance to the one that stands for it: 0.05 on average, 0.1 at most")
+        "Distance to the one that stands for it: 0.05 on average, 0.1 at most\n"
+        "The kept ones are at least 4.9 apart")
+    assert most_different(embedding, 1).report(1).endswith("on average, 4.9 at most")
 
 
 def test_distances_in_blocks_are_those_at_once(monkeypatch):
@@ -132,8 +135,9 @@ def test_too_many_images_are_refused():
 
 
 def test_none_of_many_is_refused():
-    with pytest.raises(SelectionError, match="count is 0; expected at least 1"):
-        most_different(points(3), 0)
+    for choose in (most_different, farthest_apart):
+        with pytest.raises(SelectionError, match="count is 0; expected at least 1"):
+            choose(points(3), 0)
 
 
 def test_without_kmedoids_the_error_names_the_command(monkeypatch):
@@ -141,6 +145,48 @@ def test_without_kmedoids_the_error_names_the_command(monkeypatch):
     with pytest.raises(SelectionError) as failed:
         most_different(points(5), 2)
     assert f'"{sys.executable}" -m pip install "kmedoids>=0.5"' in str(failed.value)
+
+
+def apart(embedding: torch.Tensor, kept) -> float:
+    """The least distance of any two of these, in float64."""
+    return float(torch.nn.functional.pdist(embedding[[*kept]].double()).min())
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_farthest_are_at_least_half_as_far_apart_as_can_be(count, seed):
+    embedding = points(9, dim=2, seed=seed)
+    best = max(apart(embedding, kept) for kept in itertools.combinations(range(9), count))
+    found = farthest_apart(embedding, count)
+    assert apart(embedding, found.kept) >= best / 2
+    assert found.apart == pytest.approx(apart(embedding, found.kept), rel=1e-5)
+
+
+def test_the_farthest_hold_what_stands_alone_where_medoids_do_not():
+    embedding = points(60)
+    embedding[17] += 20
+    assert 17 in farthest_apart(embedding, 4).kept
+    assert farthest_apart(embedding, 1).kept == [17]
+    assert 17 not in most_different(embedding, 1).kept
+    assert farthest_apart(embedding, 6).apart > most_different(embedding, 6).apart
+
+
+def test_everything_has_its_nearest_of_the_farthest():
+    embedding = points(60)
+    found = farthest_apart(embedding, 7)
+    assert found.kept == sorted(set(found.kept)) and len(found.kept) == 7
+    to_kept = torch.cdist(embedding.double(), embedding[found.kept].double())
+    assert found.medoid == [found.kept[i] for i in to_kept.argmin(dim=1)]
+    assert torch.allclose(found.distance.double(), to_kept.min(dim=1).values, atol=1e-5)
+
+
+def test_the_farthest_of_copies_are_as_many_as_wanted():
+    embedding = points(3).repeat_interleave(4, dim=0)
+    assert {i // 4 for i in farthest_apart(embedding, 3).kept} == {0, 1, 2}
+    found = farthest_apart(embedding, 7)
+    assert len(set(found.kept)) == 7 and found.apart == 0 and not found.distance.any()
+    assert all(found.medoid[i] == i for i in found.kept)
+    assert farthest_apart(embedding, 12).kept == [*range(12)]
 
 
 # Keep Novel

@@ -134,6 +134,23 @@ def test_pixels_of_several_sizes_and_a_fraction(keep, drawings):
     assert report.endswith("Compared: pixels")
 
 
+def test_the_farthest_hold_what_stands_alone(keep, drawings):
+    several = torch.cat([drawings, 1 - drawings[:1]])  # a black digit on white
+    far = keep({"kept": most_different(image=["source", 0], count=2, choose="farthest apart")},
+               [several])
+    indices, medoids, report = outputs(far)[2:]
+    assert 12 in indices and len(indices) == 2
+    assert medoids[12] == 12 and set(medoids) == set(indices)
+    assert "The kept ones are at least " in report
+
+
+def test_what_is_chosen_by_default_is_typical(keep, drawings):
+    run = keep({"kept": most_different(image=["source", 0]),
+                "same": most_different(image=["source", 0], choose="typical of a group")},
+               [drawings])
+    assert outputs(run)[2:] == outputs(run, "same")[2:]
+
+
 def test_a_list_of_latents_without_a_model_keeps_masks_and_places(keep):
     samples = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     masks = torch.rand(4, 1, 64, 64)
