@@ -47,8 +47,9 @@ OTHER_CLASSIFIERS = {  # appendix C of the paper: how many classes, how much dat
     "l1": ClassifierRecipe(distance="l1"),
     "from scratch": ClassifierRecipe(frozen=False, iterations=3000),
 }
-BETAS = (1.0, 3.0, 6.0, 12.0)
-WINDOWS = ((0.0, 0.35), (0.0, 0.65), (0.0, 1.0), (0.25, 0.75), (0.5, 1.0))  # start, end percent
+BETAS = (1.0, 3.0, 6.0, 12.0, 18.0, 24.0)
+WINDOWS = ((3.0, 0.0, 0.35), (3.0, 0.0, 0.65), (3.0, 0.0, 1.0), (3.0, 0.25, 0.75),
+           (2.0, 0.25, 0.75), (3.0, 0.5, 1.0))  # scale, start and end percent
 
 
 def by_class(defaults: Defaults, rarity: float, scale: float | None = None,
@@ -63,6 +64,10 @@ def mixed(defaults: Defaults, beta: float | None = None) -> Patch:
     inputs = defaults[GUIDANCE] | {"mode": "mixed"}
     return Patch(node=GUIDANCE, classifier=SHIPPED,
                  inputs=inputs if beta is None else inputs | {"beta": beta})
+
+
+def within(patch: Patch, start: float, end: float) -> Patch:
+    return replace(patch, inputs=patch.inputs | {"start_percent": start, "end_percent": end})
 
 
 def other(defaults: Defaults, node: str, **inputs: Any) -> Patch:
@@ -103,11 +108,9 @@ def beta_sets(defaults: Defaults) -> list[Set]:
 
 
 def window_sets(defaults: Defaults) -> list[Set]:
-    chosen = by_class(defaults, 99.0)
-    return [Set(name=f"rarity 99, from {start:g} to {end:g}", count=SWEPT,
-                patch=replace(chosen, inputs=chosen.inputs | {"start_percent": start,
-                                                              "end_percent": end}))
-            for start, end in WINDOWS]
+    return [Set(name=f"rarity 99, scale {scale:g}, from {start:g} to {end:g}", count=SWEPT,
+                patch=within(by_class(defaults, 99.0, scale), start, end))
+            for scale, start, end in WINDOWS]
 
 
 def free_sets(defaults: Defaults) -> list[Set]:

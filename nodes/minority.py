@@ -49,7 +49,7 @@ class MinorityGuidance(io.ComfyNode):
                     tooltip="class: towards the class that rarity names. mixed: rarer than now, "
                             "wherever that is; its strength is beta."),
                 io.Float.Input(
-                    "beta", default=12.0, min=-100.0, max=100.0, step=0.1, optional=True,
+                    "beta", default=18.0, min=-100.0, max=100.0, step=0.1, optional=True,
                     advanced=True,
                     tooltip="How strongly mode mixed pushes: images are drawn in proportion to "
                             "their minority score to the power of beta. 0 pushes nothing; below 0 "
