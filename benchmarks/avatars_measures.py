@@ -67,11 +67,12 @@ class AvatarsMeasure:
         with contextlib.redirect_stdout(None):  # prdc prints what it counts
             figures = compute_prdc(self.real.features.numpy(),
                                    self.features(images).numpy(), nearest_k=MANIFOLD_K)
+        outlier = self.local_outlier_factor(images)
         rates = dict(zip(ATTRIBUTES, has.float().mean(dim=0).tolist(), strict=True))
         return {"count": len(images), "rare": has.any(dim=1).float().mean().item(), **rates,
                 "several": (has.sum(dim=1) > 1).float().mean().item(),
                 "intact": intact.float().mean().item(),
                 "rare_intact": (has.any(dim=1) & intact).float().mean().item(),
                 "avgknn": float(self.average_knn(images).mean()),
-                "lof": float(self.local_outlier_factor(images).mean()),
+                "lof": float(outlier.mean()), "lof_spread": float(outlier.std()),
                 **{name: float(value) for name, value in figures.items()}}

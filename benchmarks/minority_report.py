@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.avatars_measures import AvatarsMeasure
 from benchmarks.minority_costs import load_costs
+from benchmarks.minority_orderings import RAREST, orderings_table
 from benchmarks.minority_scores import DISTANCES, FACES_SEED, load_scores, ranking_file
 from benchmarks.minority_sets import CANDIDATES, GUIDANCE, Patch, Set, load
 from benchmarks.results import RESULTS, circumstances, earlier_rows, write_json
@@ -31,7 +32,6 @@ SHORT = ("rare", "intact", "precision", "recall", "avgknn", "seconds")  # what t
 README_FIGURES = re.compile("(?<=<!-- figures: from benchmarks/results/minority.md -->\n).*?"
                             "(?=<!-- end of figures -->)", re.DOTALL)
 KEY, FIGURES = "set", "figures"  # of a row in the results
-RAREST = "rarest quarter of plain, by score"
 REAL_COUNT = 9000  # drawn faces, of which 500 are rare
 SHOWN = 12  # images a row of the grids
 LEGEND = """
@@ -175,6 +175,9 @@ def text(parts: Mapping[str, Sequence[Row]], drawn: Sequence[Row], ranks: Sequen
     for name, title in titles.items():
         if parts.get(name):
             lines += [f"## {title}", "", *table(parts[name]), ""]
+    if orderings := orderings_table({row.wanted.name: row.figures
+                                     for rows in parts.values() for row in rows}):
+        lines += ["## Beside the paper", "", *orderings, ""]
     if ranks:
         lines += ["## Does the score rank rare above common?", "",
                   "ROC AUC of \"has a rare attribute\" over 1,500 common and 500 rare faces, five "

@@ -13,6 +13,7 @@ import torch
 from benchmarks import minority_costs, minority_report, minority_scores, minority_sets
 from benchmarks.avatars_measures import AvatarsMeasure
 from benchmarks.minority import BOOST, GUIDANCE, PARTS, SELF
+from benchmarks.minority_orderings import ORDERINGS, RAREST, orderings_table
 from benchmarks.minority_sets import Set, draw, is_drawn, load, save
 from demo.avatars import ATTRIBUTES, avatars
 from demo.avatars_reader import broken
@@ -145,3 +146,25 @@ def test_report(bench_host, work, faces):
     assert again["sets"] == written["sets"], "figures of sets whose images are not here are lost"
     assert [row["method"] for row in again["sets"]["ablation"]] == [trained.name]
     assert not (work / "minority_grid.png").is_file()
+
+
+def test_what_the_paper_orders_is_drawn():
+    defaults = {name: {"beta": 1.0} for name in (GUIDANCE, SELF, BOOST)}
+    drawn = {one.name for make in PARTS.values() for one in make(defaults)} | {RAREST}
+    assert not {name for one in ORDERINGS for name in one.sets} - drawn
+
+
+def test_an_ordering_holds_only_where_every_value_is_larger():
+    classes = ("class, rarity 0", "class, rarity 50", "class, rarity 99")
+    scales = {"class, rarity 99, scale 6": {"lof_spread": 0.2},
+              "class, rarity 99, scale 1": {"lof_spread": 0.1}}
+
+    def table(*lof):
+        return orderings_table({name: {"lof": value}
+                                for name, value in zip(classes, lof, strict=True)} | scales)[2:]
+
+    assert table(1.0, 1.1, 1.2)[0].endswith("| 1, 1.1, 1.2 | yes |")
+    assert table(1.0, 1.1, 1.1)[0].endswith("| 1, 1.1, 1.1 | no |")
+    assert "no: the rarest class has no middle here" in table(1.0, 1.1, 1.2)[1]
+    assert len(table(1.0, 1.1, 1.2)) == 2, "what is not drawn is left out"
+    assert orderings_table({}) == []
