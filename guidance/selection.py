@@ -111,19 +111,19 @@ def farthest_apart(embedding: Tensor, count: int) -> Representatives:
     _check_count(count)
     if count >= n:
         return _all(n)
-    kept: list[int] = []
-    medoid = torch.zeros(n, dtype=torch.int64)
-    least = torch.linalg.vector_norm(embedding - embedding.mean(dim=0), dim=1)
-    apart = torch.inf
-    for _ in range(count):
-        one = int(least.argmax())
-        if kept:
-            apart = float(least[one])
+    one = int(torch.linalg.vector_norm(embedding - embedding.mean(dim=0), dim=1).argmax())
+    kept, medoid = [], torch.zeros(n, dtype=torch.int64)
+    least, apart = torch.full((n,), torch.inf), torch.inf
+    while True:
         distance = torch.linalg.vector_norm(embedding - embedding[one], dim=1)
-        nearer = distance < least if kept else torch.ones(n, dtype=torch.bool)
+        nearer = distance < least
         least, medoid = torch.where(nearer, distance, least), medoid.masked_fill(nearer, one)
-        kept.append(one)
         least[one], medoid[one] = -1.0, one  # not again, where all that is left are copies
+        kept.append(one)
+        if len(kept) == count:
+            break
+        one = int(least.argmax())
+        apart = float(least[one])
     return Representatives(sorted(kept), medoid.tolist(), least.clamp(min=0), apart)
 
 
