@@ -60,9 +60,10 @@ def test_each_group_has_its_medoid():
     assert torch.equal(groups[found.medoid], groups)
 
 
-def test_everything_has_its_nearest_medoid():
+@pytest.mark.parametrize("choose", [most_different, farthest_apart])
+def test_everything_has_its_nearest_of_the_kept(choose):
     embedding = points(60)
-    found = most_different(embedding, 7)
+    found = choose(embedding, 7)
     assert found.kept == sorted(set(found.kept)) and len(found.kept) == 7
     to_kept = torch.cdist(embedding.double(), embedding[found.kept].double())
     assert found.medoid == [found.kept[i] for i in to_kept.argmin(dim=1)]
@@ -169,15 +170,6 @@ def test_the_farthest_hold_what_stands_alone_where_medoids_do_not():
     assert farthest_apart(embedding, 1).kept == [17]
     assert 17 not in most_different(embedding, 1).kept
     assert farthest_apart(embedding, 6).apart > most_different(embedding, 6).apart
-
-
-def test_everything_has_its_nearest_of_the_farthest():
-    embedding = points(60)
-    found = farthest_apart(embedding, 7)
-    assert found.kept == sorted(set(found.kept)) and len(found.kept) == 7
-    to_kept = torch.cdist(embedding.double(), embedding[found.kept].double())
-    assert found.medoid == [found.kept[i] for i in to_kept.argmin(dim=1)]
-    assert torch.allclose(found.distance.double(), to_kept.min(dim=1).values, atol=1e-5)
 
 
 def test_the_farthest_of_copies_are_as_many_as_wanted():
