@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+from statistics import mean
 
 import numpy as np
 import pytest
 import torch
 
+from demo.avatars import avatars
 from guidance import selection
+from guidance.latent_space import LatentSpace
 from guidance.selection import (
     SAME,
     SelectionError,
@@ -179,6 +182,23 @@ def test_the_farthest_of_copies_are_as_many_as_wanted():
     assert len(set(found.kept)) == 7 and found.apart == 0 and not found.distance.any()
     assert all(found.medoid[i] == i for i in found.kept)
     assert farthest_apart(embedding, 12).kept == [*range(12)]
+
+
+def test_the_farthest_of_faces_are_rare_more_often_and_medoids_less():
+    """The figures of Keep Most Different's help page."""
+    images, attributes = avatars(62 * 64, seed=9)
+    rare, embedding = attributes.any(dim=1).float(), LatentSpace("pixels", 3).embed(images)
+    draws = [slice(start, start + 64) for start in range(0, len(images), 64)]
+
+    def figures(choose) -> tuple[float, float]:
+        found = [choose(embedding[draw], 8) for draw in draws]
+        rates = [rare[draw][one.kept].mean().item()
+                 for draw, one in zip(draws, found, strict=True)]
+        return mean(rates), mean(one.apart for one in found)
+
+    assert rare.mean().item() == pytest.approx(0.059, abs=0.001)
+    assert figures(most_different) == pytest.approx((0.016, 0.30), abs=0.005)
+    assert figures(farthest_apart) == pytest.approx((0.099, 0.49), abs=0.005)
 
 
 # Keep Novel
