@@ -1,0 +1,254 @@
+"""The adapter inside the model: which block, which half of CFG, which steps, how it is pooled?
+
+    python dev.py bench features [--jobs 2] [--report]
+
+Draws chains of 128 images one after the other through the real KSampler, with a memory of space
+features and all else as by default, but CFG at all noise levels, so that both halves are there, and
+on the digits the radius that suits this. Each row changes one thing of the shipped design. Chains
+that are drawn already are kept, so it can be stopped and run again at any time. Writes
+benchmarks/results/features.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.chains import Chain, Sampler, draw, guidance_defaults, is_drawn, load
+from benchmarks.measures import Measure
+from benchmarks.models import DIGITS, MODELS
+from benchmarks.peers.command import worker_host
+from benchmarks.results import RESULTS, circumstances, command_line, earlier_rows, write_json
+from benchmarks.workers import Place, add_arguments, draw_all, workers
+from demo.host import InProcessHost
+
+COUNT = 128
+DIT = "avatars-dit"
+LABELS = {DIGITS: (0, 3, 8), DIT: (0, 1)}
+FITTED = {"radius": 0.0}  # the radius comes from the memory
+BASE = {DIGITS: {"cfg_start_percent": 0.0, "radius": 0.3},
+        DIT: {"cfg_start_percent": 0.0} | FITTED}
+SPACE, RUN = "guidance.feature_space", "guidance.feature_novelty"
+TAP, HOOKS = "nodes._feature_tap", "nodes._novelty_hooks"
+Adapt = Callable[[Tensor], Tensor]
+Tapped = Callable[[Any, Any, Adapt], AbstractContextManager[None]]
+
+
+@contextmanager
+def _behind(block_of: Callable[[nn.Module], nn.Module], view: Callable[[Tensor], Tensor],
+            guider, adapt: Adapt) -> Iterator[None]:
+    """Reads and moves what leaves any module of the network, where the prompt is evaluated.
+
+    view: of what leaves it, as an activation `[batch, width, height, width]`.
+    """
+    net = guider.model_patcher.get_model_object("diffusion_model")
+    positive = {cond["uuid"] for cond in guider.conds["positive"]}
+    call: dict[str, Any] = {}
+
+    def begin(module, args, kwargs):
+        call.update(kwargs["transformer_options"])
+
+    def leave(module, args, out: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        first, *others = out if isinstance(out, tuple) else (out,)
+        moved, uuids = first.clone(), call["uuids"]
+        for part, uuid in zip(moved.chunk(len(uuids)), uuids, strict=True):
+            if uuid in positive:
+                activation = view(part)
+                activation.copy_(adapt(activation.clone()))
+        return (moved, *others) if isinstance(out, tuple) else moved
+
+    hooks = (net.register_forward_pre_hook(begin, with_kwargs=True),
+             block_of(net).register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def behind(block_of: Callable[[nn.Module], nn.Module],
+           view: Callable[[Tensor], Tensor] = lambda activation: activation) -> Tapped:
+    return lambda guider, tap, adapt: _behind(block_of, view, guider, adapt)
+
+
+def _image_tokens(tokens: Tensor) -> Tensor:
+    """The small DiT has 8 x 8 of them an image; in its single blocks the text comes before."""
+    return tokens[:, -64:].transpose(1, 2).unflatten(2, (8, 8))
+
+
+def _on_negative(activation: Tensor, call: dict, positive: set, adapt: Adapt) -> Tensor:
+    uuids = call["uuids"]
+    return torch.cat([part if uuid in positive else adapt(part) for part, uuid in
+                      zip(activation.chunk(len(uuids)), uuids, strict=True)])
+
+
+def _on_both(activation: Tensor, call: dict, positive: set, adapt: Adapt) -> Tensor:
+    return torch.cat([adapt(part) for part in activation.chunk(len(call["uuids"]))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What differs from the shipped one. model: of MODELS; guidance: inputs of Novelty Guidance;
+    values: of the pack's code, by module and name; plain: no guidance at all."""
+
+    what: str
+    model: str = DIGITS
+    guidance: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[tuple[str, str], Any] = field(default_factory=dict)
+    plain: bool = False
+
+    def chains(self, defaults: dict[str, Any]) -> list[DesignChain]:
+        guidance = None if self.plain else defaults | BASE[self.model] | self.guidance
+        return [DesignChain(sampler=Sampler("euler", 20), cfg=3.0, label=label, count=COUNT,
+                            model=self.model, guidance=guidance,
+                            memory=None if self.plain else {"space": "features"},
+                            design=self.what if self.values else "")
+                for label in LABELS[self.model]]
+
+    @contextmanager
+    def applied(self, host: InProcessHost) -> Iterator[None]:
+        with ExitStack() as stack:
+            for (module, name), value in self.values.items():
+                stack.enter_context(patch.object(host.pack(module), name, value))
+            yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignChain(Chain):
+    """design: the one that draws it, by what it changes of the code; empty if nothing."""
+
+    design: str = ""
+
+
+def _fraction(most: float, strength: float = 0.3) -> dict[tuple[str, str], float]:
+    return {(RUN, "FRACTION"): most / strength}
+
+
+DESIGNS = (
+    Design(what="seed change only", plain=True),
+    Design(what="shipped"),
+    Design(what="the radius from the memory", guidance=FITTED),
+    Design(what="the same, CFG from .35: the defaults",
+           guidance=FITTED | {"cfg_start_percent": 0.35}),
+    Design(what="moved by at most a quarter of the activation", values=_fraction(0.25)),
+    Design(what="moved by at most all of the activation", values=_fraction(1.0)),
+    Design(what="on the half with the empty prompt", values={(TAP, "_on_positive"): _on_negative}),
+    Design(what="on both halves", values={(TAP, "_on_positive"): _on_both}),
+    Design(what="behind the last input block",
+           values={(HOOKS, "tapped"): behind(lambda net: net.input_blocks[-1])}),
+    Design(what="behind the first output block",
+           values={(HOOKS, "tapped"): behind(lambda net: net.output_blocks[0])}),
+    Design(what="averaged over 2 x 2", values={(SPACE, "GRID"): 2}),
+    Design(what="averaged over all of the image", values={(SPACE, "GRID"): 1}),
+    Design(what="32 mixtures of the channels", values={(SPACE, "CHANNELS"): 32}),
+    Design(what="16 mixtures of the channels", values={(SPACE, "CHANNELS"): 16}),
+    Design(what="from start_percent .35 on", guidance={"start_percent": 0.35}),
+    Design(what="up to end_percent .35", guidance={"end_percent": 0.35}),
+    Design(what="up to end_percent .65", guidance={"end_percent": 0.65}),
+    Design(what="compared with the embedding at sigma 4.5",
+           values={(RUN, "REFERENCE_LOG_SNR"): -3}),
+    Design(what="compared with the embedding at sigma 1", values={(RUN, "REFERENCE_LOG_SNR"): 0}),
+    Design(what="compared with the embedding at sigma .47",
+           values={(RUN, "REFERENCE_LOG_SNR"): 1.5}),
+    Design(model=DIT, what="seed change only", plain=True),
+    Design(model=DIT, what="shipped"),
+    Design(model=DIT, what="CFG from .35: the defaults",
+           guidance={"cfg_start_percent": 0.35}),
+    Design(model=DIT, what="on the half with the empty prompt",
+           values={(TAP, "_on_positive"): _on_negative}),
+    Design(model=DIT, what="on both halves", values={(TAP, "_on_positive"): _on_both}),
+    Design(model=DIT, what="behind the first double block of 2",
+           values={(HOOKS, "tapped"): behind(lambda net: net.double_blocks[0], _image_tokens)}),
+    *(Design(model=DIT, what=f"behind single block {number + 1} of 4", values={
+        (HOOKS, "tapped"): behind(lambda net, number=number: net.single_blocks[number],
+                                  _image_tokens)}) for number in range(4)),
+)
+
+
+def draw_and_save(place: Place, chain: DesignChain) -> int:
+    """Draws one chain; returns how many images it has."""
+    host = worker_host(place)
+    design = next((one for one in DESIGNS if (one.model, one.what) == (chain.model, chain.design)),
+                  Design(what=""))
+    with design.applied(host):
+        drawn = draw(host, chain)
+    drawn.save(chain)
+    return len(drawn.images)
+
+
+def shipped_defaults(place: Place) -> dict[str, Any]:
+    return guidance_defaults(worker_host(place))
+
+
+def figures(chain: DesignChain, measure: Measure, earlier: Mapping[str, Any]) -> dict | None:
+    """Of one chain; as in the earlier results where its images are not here any more."""
+    drawn = load(chain)
+    if drawn is None:
+        return earlier.get(chain.file.stem)
+    images = drawn.images[:COUNT]
+    return {"file": chain.file.stem, "class": chain.label, "code": drawn.code,
+            "distinct": int(measure.distinct_good(images, chain.label)[-1]),
+            "good": measure.good(images, chain.label).float().mean().item()}
+
+
+def write_report(defaults: dict[str, Any]) -> None:
+    """benchmarks/results/features.json and .md, of what is drawn."""
+    earlier = {one["file"]: one for row in earlier_rows("features") for one in row["chains"]}
+    measures = {model: MODELS[model].measure() for model in LABELS}
+    rows = []
+    for design in DESIGNS:
+        found = [figures(chain, measures[design.model], earlier)
+                 for chain in design.chains(defaults)]
+        if None not in found:
+            rows.append({"model": design.model, "design": design.what, "chains": found})
+    command = command_line("features")
+    write_json("features", {"rows": rows, **circumstances(command)})
+    (RESULTS / "features.md").write_text(text(rows, command), "utf-8")
+
+
+def text(rows: Sequence[Mapping[str, Any]], command: str) -> str:
+    lines = ["# The adapter inside the model: one thing changed at a time", "", f"`{command}`", "",
+             f"Of {COUNT} images of a class, one after the other, how many are good and unlike "
+             "every good one before,", "and the share of good images in brackets; euler 20, CFG 3 "
+             "at all noise levels, one set of seeds.", "Memory of space features; radius .3 on the "
+             "digits, on the DiT from the memory.", ""]
+    for model, labels in LABELS.items():
+        lines += [f"## {MODELS[model].title}", "",
+                  "| | " + " | ".join(f"class {label}" for label in labels) + " | mean |",
+                  "|---" * (len(labels) + 2) + "|"]
+        for row in (row for row in rows if row["model"] == model):
+            found = row["chains"]
+            cells = [f"{one['distinct']} ({one['good']:.2f})" for one in found]
+            average = (f"{mean(one['distinct'] for one in found):.1f} "
+                       f"({mean(one['good'] for one in found):.3f})")
+            lines.append(f"| {row['design']} | {' | '.join(cells)} | {average} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python dev.py bench features", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    with workers(arguments.jobs) as (pool, place):
+        defaults = pool.submit(shipped_defaults, place).result()
+        known = {one["file"] for row in earlier_rows("features") for one in row["chains"]}
+        missing = [chain for design in DESIGNS for chain in design.chains(defaults)
+                   if not is_drawn(chain) and chain.file.stem not in known]
+        if not arguments.report:
+            draw_all(pool, functools.partial(draw_and_save, place), "designs", missing)
+    write_report(defaults)
+
+
+if __name__ == "__main__":
+    main()
