@@ -60,7 +60,8 @@ class Chain:
 
     guidance: the inputs of Novelty Guidance, all of them; None: the node is not there. memory:
     inputs of Novelty Memory other than here by default. patches: other nodes on the MODEL, as
-    (type, inputs); one with a bank keeps the queue items before it in mind.
+    (type, inputs); one with a bank keeps the queue items before it in mind. more: other nodes that
+    inputs are linked to, as (id, (type, inputs)).
     """
 
     sampler: Sampler
@@ -73,6 +74,7 @@ class Chain:
     batch: int = 1
     memory: dict[str, Any] | None = None
     patches: tuple[tuple[str, dict[str, Any]], ...] = ()
+    more: tuple[tuple[str, tuple[str, dict[str, Any]]], ...] = ()
 
     @property
     def remembers(self) -> bool:
@@ -155,7 +157,7 @@ def prompt(chain: Chain, item: int) -> Prompt:
     """The graph of one queue item, in the API format."""
     model = MODELS[chain.model]
     nodes = {
-        **model.nodes(chain.label),
+        **model.nodes(chain.label), **dict(chain.more),
         "latent": ("EmptyLatentImage",
                    {"width": model.size, "height": model.size, "batch_size": chain.batch}),
         "sampled": ("KSampler", {

@@ -16,18 +16,17 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.chains import Chain, Sampler, draw, guidance_defaults, is_drawn, load
-from benchmarks.measures import Measure
+from benchmarks.chain_table import Table, lines
+from benchmarks.chains import Chain, Sampler, draw, guidance_defaults
 from benchmarks.models import DIGITS, MODELS
 from benchmarks.peers.command import worker_host
-from benchmarks.results import RESULTS, circumstances, command_line, earlier_rows, write_json
+from benchmarks.results import RESULTS, circumstances, command_line, write_json
 from benchmarks.workers import Place, add_arguments, draw_all, workers
 from demo.host import InProcessHost
 
@@ -189,50 +188,27 @@ def shipped_defaults(place: Place) -> dict[str, Any]:
     return guidance_defaults(worker_host(place))
 
 
-def figures(chain: DesignChain, measure: Measure, earlier: Mapping[str, Any]) -> dict | None:
-    """Of one chain; as in the earlier results where its images are not here any more."""
-    drawn = load(chain)
-    if drawn is None:
-        return earlier.get(chain.file.stem)
-    images = drawn.images[:COUNT]
-    return {"file": chain.file.stem, "class": chain.label, "code": drawn.code,
-            "distinct": int(measure.distinct_good(images, chain.label)[-1]),
-            "good": measure.good(images, chain.label).float().mean().item()}
-
-
-def write_report(defaults: dict[str, Any]) -> None:
+def write_report(table: Table, defaults: dict[str, Any]) -> None:
     """benchmarks/results/features.json and .md, of what is drawn."""
-    earlier = {one["file"]: one for row in earlier_rows("features") for one in row["chains"]}
     measures = {model: MODELS[model].measure() for model in LABELS}
-    rows = []
-    for design in DESIGNS:
-        found = [figures(chain, measures[design.model], earlier)
-                 for chain in design.chains(defaults)]
-        if None not in found:
-            rows.append({"model": design.model, "design": design.what, "chains": found})
+    rows = [{"model": design.model, **row} for design in DESIGNS
+            for row in table.row(design.what, design.chains(defaults), measures[design.model])]
     command = command_line("features")
     write_json("features", {"rows": rows, **circumstances(command)})
     (RESULTS / "features.md").write_text(text(rows, command), "utf-8")
 
 
 def text(rows: Sequence[Mapping[str, Any]], command: str) -> str:
-    lines = ["# The adapter inside the model: one thing changed at a time", "", f"`{command}`", "",
+    found = ["# The adapter inside the model: one thing changed at a time", "", f"`{command}`", "",
              f"Of {COUNT} images of a class, one after the other, how many are good and unlike "
              "every good one before,", "and the share of good images in brackets; euler 20, CFG 3 "
              "at all noise levels, one set of seeds.", "Memory of space features; radius .3 on the "
-             "digits, on the DiT from the memory.", ""]
+             "digits, on the DiT from the memory. To history: mean", "distance to the nearest "
+             "image before, in the features of an independent judge.", ""]
     for model, labels in LABELS.items():
-        lines += [f"## {MODELS[model].title}", "",
-                  "| | " + " | ".join(f"class {label}" for label in labels) + " | mean |",
-                  "|---" * (len(labels) + 2) + "|"]
-        for row in (row for row in rows if row["model"] == model):
-            found = row["chains"]
-            cells = [f"{one['distinct']} ({one['good']:.2f})" for one in found]
-            average = (f"{mean(one['distinct'] for one in found):.1f} "
-                       f"({mean(one['good'] for one in found):.3f})")
-            lines.append(f"| {row['design']} | {' | '.join(cells)} | {average} |")
-        lines.append("")
-    return "\n".join(lines)
+        found += [f"## {MODELS[model].title}", "",
+                  *lines([row for row in rows if row["model"] == model], labels), ""]
+    return "\n".join(found)
 
 
 def main() -> None:
@@ -242,12 +218,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with workers(arguments.jobs) as (pool, place):
         defaults = pool.submit(shipped_defaults, place).result()
-        known = {one["file"] for row in earlier_rows("features") for one in row["chains"]}
-        missing = [chain for design in DESIGNS for chain in design.chains(defaults)
-                   if not is_drawn(chain) and chain.file.stem not in known]
+        table = Table("features")
         if not arguments.report:
-            draw_all(pool, functools.partial(draw_and_save, place), "designs", missing)
-    write_report(defaults)
+            draw_all(pool, functools.partial(draw_and_save, place), "designs", table.missing(
+                chain for design in DESIGNS for chain in design.chains(defaults)))
+    write_report(table, defaults)
 
 
 if __name__ == "__main__":
