@@ -29,13 +29,14 @@ from benchmarks.chains import WORK
 from benchmarks.scale_memories import SIZES, SPACE, build, file, opened, synthetic
 from benchmarks.scale_report import write_report
 from dev import ROOT
+from guidance.fitted_radius import FITTED
 from guidance.noise_level import NoiseLevel
 from guidance.novelty import NoveltyRun, NoveltySettings
 from guidance.novelty_memory import NoveltyMemory, shared_bank, shared_nets
 from guidance.repulsion import REPULSIONS
 
 FIGURES = WORK / "scale" / "figures.json"
-RADIUS = 0.22
+FARTHEST = 1.1  # of the points that net and exact are compared at, from a remembered one
 ROUNDS = 60  # of steps, each kind and size once a round
 RECORDED = 9  # samples that are recorded one by one
 QUERIES = 400
@@ -61,7 +62,7 @@ def open_cold(size: int, kind: str) -> dict[str, float]:
     before = _resident()
     started, cpu = time.perf_counter(), time.process_time()
     memory = opened(size)
-    memory.repulsion(kind, memory.bank.at(), None, RADIUS, torch.device("cpu"))
+    memory.repulsion(kind, memory.bank.at(), None, FITTED, torch.device("cpu"))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "cpu_seconds": time.process_time() - cpu,
             "bytes": _resident() - before}
@@ -84,9 +85,9 @@ def in_new_process(size: int, kind: str) -> dict[str, float]:
 
 def stepper(memory: NoveltyMemory, kind: str) -> Callable[[], None]:
     """One guided step without its model: what novelty guidance itself does for 512 x 512."""
-    repulsion = memory.repulsion(kind, memory.bank.at(), None, RADIUS, torch.device("cpu"))
+    repulsion = memory.repulsion(kind, memory.bank.at(), None, FITTED, torch.device("cpu"))
     run = NoveltyRun(SPACE, repulsion, NoveltySettings(
-        strength=0.3, radius=RADIUS, sigma_start=1e9, sigma_end=0.0))
+        strength=0.3, radius=repulsion.radius, sigma_start=1e9, sigma_end=0.0))
     generator = torch.Generator().manual_seed(0)
     x0 = 0.7 * torch.randn(1, 4, 64, 64, generator=generator)
     sigma = torch.full((1,), 2.0)
@@ -128,13 +129,13 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def queries(size: int) -> tuple[Tensor, Tensor]:
-    """Samples to come, and points around remembered ones, from near to five radii away; with the
+    """Samples to come, and points around remembered ones, from near to FARTHEST away; with the
     prompts that they are asked under."""
     to_come, prompts = synthetic(2 * max(SIZES), QUERIES)
     known, known_prompts = synthetic(0, min(size, QUERIES))
     generator = torch.Generator().manual_seed(1)
     away = torch.nn.functional.normalize(torch.randn(known.shape, generator=generator))
-    distance = 5 * RADIUS * torch.rand(len(known), 1, generator=generator)
+    distance = FARTHEST * torch.rand(len(known), 1, generator=generator)
     return torch.cat([to_come, known + distance * away]), torch.cat([prompts, known_prompts])
 
 
@@ -150,7 +151,7 @@ def agreement(size: int) -> dict[str, float | None]:
         ours, theirs = [], []
         for prompt in asked:
             here = points if prompt is None else points[(prompts == prompt).all(dim=1)]
-            net, exact = (memory.repulsion(kind, remembered, prompt, RADIUS, cpu)
+            net, exact = (memory.repulsion(kind, remembered, prompt, FITTED, cpu)
                           for kind in ("net", "exact"))
             if net is not None and exact is not None:
                 ours.append(net(here, None))
@@ -171,7 +172,7 @@ def record(size: int, *, full: bool) -> dict[str, float]:
     if full:
         memory = opened(size, max_megabytes=memory.log.stats().total_bytes / 2 ** 20)
     remembered = memory.bank.at()
-    memory.repulsion("net", remembered, None, RADIUS, torch.device("cpu"))  # as the run does
+    memory.repulsion("net", remembered, None, FITTED, torch.device("cpu"))  # as the run does
     first = 3 * max(SIZES) + memory.log.revision
     seconds, cpu = [], []
     for number in range(first, first + RECORDED):

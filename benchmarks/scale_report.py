@@ -15,9 +15,10 @@ turns in which every size comes once. Record: one new image written to the log a
 by the net; when full: one more than max_megabytes allows, so that another is forgotten with each.
 Open: from nothing to ready to guide, in a new process that has torch loaded, the net in its file.
 RAM: what that adds to the process. Agreement: rank correlation of P(already generated) of net and
-exact kernel, and cosine of their pushes where both P are above .2, over images to come and points
-up to five radii away from remembered ones; in brackets with prompts taken into account, as is the
-node's default. CPU: seconds of processor time, which other work on the machine disturbs less.
+exact kernel, and cosine of their pushes where both P are above .2, each with the radius that it
+takes from the memory, over images to come and points up to 1.1 away from remembered ones; in
+brackets with prompts taken into account, as is the node's default. CPU: seconds of processor time,
+which other work on the machine disturbs less.
 """
 
 
