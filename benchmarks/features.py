@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.chain_table import Table, lines
-from benchmarks.chains import Chain, Sampler, draw, guidance_defaults
+from benchmarks.chains import GUIDANCE_NODE, Chain, Sampler, draw, guidance_defaults
 from benchmarks.models import DIGITS, MODELS
 from benchmarks.peers.command import worker_host
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
@@ -36,6 +36,8 @@ LABELS = {DIGITS: (0, 3, 8), DIT: (0, 1)}
 FITTED = {"radius": 0.0}  # the radius comes from the memory
 BASE = {DIGITS: {"cfg_start_percent": 0.0, "radius": 0.3},
         DIT: {"cfg_start_percent": 0.0} | FITTED}
+LATENT_MEMORY = ("UncommonNoveltyMemory", {"name": "beside", "mode": "learn", "revision": -1,
+                                           "max_megabytes": 1024})
 SPACE, RUN = "guidance.feature_space", "guidance.feature_novelty"
 TAP, HOOKS = "nodes._feature_tap", "nodes._novelty_hooks"
 Adapt = Callable[[Tensor], Tensor]
@@ -97,19 +99,25 @@ def _on_both(activation: Tensor, call: dict, positive: set, adapt: Adapt) -> Ten
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """What differs from the shipped one. model: of MODELS; guidance: inputs of Novelty Guidance;
-    values: of the pack's code, by module and name; plain: no guidance at all."""
+    values: of the pack's code, by module and name; plain: no guidance at all; with_latent: another
+    node before it, with a memory of space latent."""
 
     what: str
     model: str = DIGITS
     guidance: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[tuple[str, str], Any] = field(default_factory=dict)
     plain: bool = False
+    with_latent: bool = False
 
     def chains(self, defaults: dict[str, Any]) -> list[DesignChain]:
         guidance = None if self.plain else defaults | BASE[self.model] | self.guidance
+        beside = {**defaults, "cfg_start_percent": guidance["cfg_start_percent"],
+                  "memory": ["beside", 0]} if guidance and self.with_latent else None
         return [DesignChain(sampler=Sampler("euler", 20), cfg=3.0, label=label, count=COUNT,
                             model=self.model, guidance=guidance,
                             memory=None if self.plain else {"space": "features"},
+                            patches=((GUIDANCE_NODE, beside),) if beside else (),
+                            more=(("beside", LATENT_MEMORY),) if beside else (),
                             design=self.what if self.values else "")
                 for label in LABELS[self.model]]
 
@@ -138,6 +146,9 @@ DESIGNS = (
     Design(what="the radius from the memory", guidance=FITTED),
     Design(what="the same, CFG from .35: the defaults",
            guidance=FITTED | {"cfg_start_percent": 0.35}),
+    Design(what="the defaults, and latent at its defaults", with_latent=True,
+           guidance=FITTED | {"cfg_start_percent": 0.35}),
+    Design(what="latent at its defaults as well", with_latent=True),
     Design(what="moved by at most a quarter of the activation", values=_fraction(0.25)),
     Design(what="moved by at most all of the activation", values=_fraction(1.0)),
     Design(what="on the half with the empty prompt", values={(TAP, "_on_positive"): _on_negative}),
@@ -162,6 +173,8 @@ DESIGNS = (
     Design(model=DIT, what="shipped"),
     Design(model=DIT, what="CFG from .35: the defaults",
            guidance={"cfg_start_percent": 0.35}),
+    *(Design(model=DIT, what=f"radius {radius}", guidance={"radius": radius})
+      for radius in (0.05, 0.1, 0.15)),
     Design(model=DIT, what="on the half with the empty prompt",
            values={(TAP, "_on_positive"): _on_negative}),
     Design(model=DIT, what="on both halves", values={(TAP, "_on_positive"): _on_both}),
