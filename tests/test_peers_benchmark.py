@@ -22,7 +22,7 @@ from benchmarks.peers.methods import METHODS, OF_BATCHES, OURS, PLAIN, middle
 from benchmarks.peers.node import NODE, PEERS, TSR_NODE, register
 from benchmarks.peers.plan import CASES, FINAL, SWEPT, Case, Cell, ours
 from benchmarks.peers.plan import plain as plain_cell
-from benchmarks.peers.rows import Earlier, Measured, best_cells, scores
+from benchmarks.peers.rows import Earlier, InBatches, Measured, best_cells, scores
 from demo.avatars import avatars
 from demo.data import digits
 
@@ -273,6 +273,15 @@ def test_every_case_sweeps_every_method_and_the_digits_stay_affordable():
     assert METHODS["tsr"][1].patches == ((TSR_NODE, {"tsr_k": 0.85, "tsr_sigma": 1.0}),)
     assert {*METHODS, *(setting.method for setting in OF_BATCHES)} >= set(PEERS)
     assert conditioning_noise.SHARE == 0.5
+
+
+def test_the_lead_in_batches_is_over_the_same_batches():
+    def of(*each: float) -> InBatches:
+        return InBatches(1.0, 1.0, 1.0, 1.0, "code", each)
+
+    mine = {0: of(1.2, 1.4), 1: of(1.3)}
+    assert report.lead(mine, {0: of(1.1, 1.2), 2: of(9.0)}) == "+0.150 ± 0.050"
+    assert report.lead(mine, {2: of(9.0)}) == report.lead(mine, mine) == ""
 
 
 def test_best_settings_and_report(work, monkeypatch, tmp_path):

@@ -35,13 +35,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class InBatches:
-    """Of one class's batches: means over the batches."""
+    """Of one class's batches: means over the batches. each: the Vendi score of every batch."""
 
     vendi: float
     good: float
     agreement: float
     seconds: float
     code: str
+    each: Sequence[float] = ()
 
 
 class Earlier:
@@ -114,12 +115,13 @@ class Measured:
         if drawn is None or len(drawn.images) < chain.count:
             return self._earlier.batches.get(chain.file.stem)
         measure = self.measure(chain.model)
-        features = measure.features(drawn.images)
+        each = [round(vendi_score(batch), 4)
+                for batch in measure.features(drawn.images).split(chain.batch)]
         return InBatches(
-            mean(map(vendi_score, features.split(chain.batch))),
+            mean(each),
             measure.good(drawn.images, chain.label).float().mean().item(),
             measure.hits(drawn.images, chain.label).float().mean().item(),
-            drawn.seconds.median().item() / chain.batch, drawn.code)
+            drawn.seconds.median().item() / chain.batch, drawn.code, each)
 
     def cell(self, cell: Cell, count: int) -> dict[Pair, Figures]:
         """What is drawn of a cell with so many images."""
