@@ -105,7 +105,7 @@ def measured(plan: Iterable[Chain], earlier: Earlier | None = None) -> list[Row]
     measure, rows = DigitsMeasure(), []
     for chain in chains.values():
         drawn, row = load(chain), earlier.row(replace(chain, count=COUNT))
-        if drawn is not None and len(drawn.images) >= COUNT:
+        if drawn is not None and len(drawn.images) >= max(COUNT, row[IMAGES] if row else 0):
             figures = (measure.summary(drawn.images[:COUNT], chain.label)
                        | {"seconds": drawn.seconds.median().item()})
             rows.append(Row(chain, figures, measure.distinct_good(drawn.images, chain.label),
@@ -159,12 +159,13 @@ def ratio(ours: Group | None, theirs: Group | None) -> float | None:
 
 
 def worth(ours: Group, plain: Group) -> tuple[float | None, bool]:
-    """How many times as many plain images it takes to reach our mean D(128), and whether that is
-    only a lower bound because even the longest plain chains do not reach it."""
-    over = [pair for pair in common([ours, plain]) if len(plain[pair].curve) > COUNT]
-    if not over:
+    """How many times as many plain images it takes to reach our mean D(128), over the longest plain
+    chains, and whether that is only a lower bound because even these do not reach it."""
+    over = common([ours, plain])
+    length = max((len(plain[pair].curve) for pair in over), default=0)
+    over = {pair for pair in over if len(plain[pair].curve) == length}
+    if length <= COUNT:
         return None, False
-    length = min(len(plain[pair].curve) for pair in over)
-    curve = torch.stack([plain[pair].curve[:length] for pair in over]).float().mean(dim=0)
+    curve = torch.stack([plain[pair].curve for pair in over]).float().mean(dim=0)
     reached = (curve >= average(ours, "distinct_good", over)).nonzero()
     return (int(reached[0]) + 1 if len(reached) else length) / COUNT, len(reached) == 0

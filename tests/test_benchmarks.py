@@ -162,6 +162,9 @@ def test_headline_figures(work):
     assert ratio_here > 1.2
     times, is_bound = worth(groups[1], groups[0])
     assert 1 < times <= 1.5 and not is_bound
+    shorter = {(LABEL, 1): replace(row, curve=row.curve[:160]) for row in groups[0].values()}
+    twice = groups[1] | {(LABEL, 1): row for row in groups[1].values()}
+    assert worth(twice, groups[0] | shorter) == (times, is_bound)  # over the longest alone
     summary = summarise(groups, guidance, 3.0)
     assert summary["distinct_ratio_same_cfg"] == summary["distinct_ratio_best_cfg"] == ratio_here
     assert summary["worth_plain_images"] == times
@@ -187,6 +190,9 @@ def test_figures_outlive_the_images(work, monkeypatch):
     assert torch.equal(again.curve, row.curve)
     assert again.as_json() == row.as_json()
     assert earlier.row(chain) and earlier.row(replace(chain, count=193)) is None
+    chains.Drawn(images[:128], torch.ones(128), "code").save(chain)  # drawn anew, not as far
+    [again] = measured([chain], earlier)
+    assert torch.equal(again.curve, row.curve)
 
 
 def test_only_what_other_code_guided_is_outdated(work):
