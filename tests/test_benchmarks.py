@@ -162,9 +162,9 @@ def test_headline_figures(work):
     assert ratio_here > 1.2
     times, is_bound = worth(groups[1], groups[0])
     assert 1 < times <= 1.5 and not is_bound
-    shorter = {(LABEL, 1): replace(row, curve=row.curve[:160]) for row in groups[0].values()}
-    twice = groups[1] | {(LABEL, 1): row for row in groups[1].values()}
-    assert worth(twice, groups[0] | shorter) == (times, is_bound)  # over the longest alone
+    (plain_row,), (our_row,) = (group.values() for group in groups)
+    shorter = replace(plain_row, curve=plain_row.curve[:160])
+    assert worth({0: our_row, 1: our_row}, {0: plain_row, 1: shorter}) == (times, is_bound)
     summary = summarise(groups, guidance, 3.0)
     assert summary["distinct_ratio_same_cfg"] == summary["distinct_ratio_best_cfg"] == ratio_here
     assert summary["worth_plain_images"] == times
