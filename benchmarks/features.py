@@ -206,13 +206,13 @@ def write_report(table: Table, defaults: dict[str, Any]) -> None:
     measures = {model: MODELS[model].measure() for model in LABELS}
     rows = [{"model": design.model, **row} for design in DESIGNS
             for row in table.row(design.what, design.chains(defaults), measures[design.model])]
-    command = command_line("features")
-    write_json("features", {"rows": rows, **circumstances(command)})
-    (RESULTS / "features.md").write_text(text(rows, command), "utf-8")
+    write_json("features", {"rows": rows, **circumstances(command_line("features"))})
+    (RESULTS / "features.md").write_text(text(rows), "utf-8")
 
 
-def text(rows: Sequence[Mapping[str, Any]], command: str) -> str:
-    found = ["# The adapter inside the model: one thing changed at a time", "", f"`{command}`", "",
+def text(rows: Sequence[Mapping[str, Any]]) -> str:
+    found = ["# The adapter inside the model: one thing changed at a time", "",
+             "`python dev.py bench features`", "",
              f"Of {COUNT} images of a class, one after the other, how many are good and unlike "
              "every good one before,", "and the share of good images in brackets; euler 20, CFG 3 "
              "at all noise levels, one set of seeds.", "Memory of space features; radius .3 on the "

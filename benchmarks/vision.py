@@ -145,15 +145,14 @@ def write_report(table: Table, defaults: dict[str, Any], known: Sequence[Mapping
     """benchmarks/results/vision.json and .md, of what is drawn."""
     measure = DigitsMeasure()
     rows = [one for row in ROWS for one in table.row(row.what, row.chains(defaults), measure)]
-    command = command_line("vision")
-    write_json("vision", {"recognition": known, "rows": rows, **circumstances(command)})
-    (RESULTS / "vision.md").write_text(text(rows, known, command), "utf-8")
+    write_json("vision", {"recognition": known, "rows": rows,
+                          **circumstances(command_line("vision"))})
+    (RESULTS / "vision.md").write_text(text(rows, known), "utf-8")
 
 
-def text(rows: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, float]],
-         command: str) -> str:
+def text(rows: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, float]]) -> str:
     return "\n".join([
-        "# Novelty by what a vision model sees", "", f"`{command}`", "",
+        "# Novelty by what a vision model sees", "", "`python dev.py bench vision`", "",
         f"Digits, {SAMPLER}, CFG {CFG:g} at all noise levels where nothing else is said; {COUNT} "
         "images of a class, one after", "the other, one set of seeds. How many are good and unlike "
         "every good one before, the share of good images in", "brackets; to history: mean distance "
