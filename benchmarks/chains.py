@@ -21,6 +21,7 @@ from benchmarks.peers.bank import bank
 from demo.host import InProcessHost, Prompt
 from demo.workflow import widget_defaults
 from dev import ROOT
+from guidance.starts import AUTO, affordable
 
 WORK = ROOT / "benchmarks" / "work"
 MODEL = MODELS[DIGITS].file
@@ -30,7 +31,7 @@ GUIDING = ("guidance/antithetic_noise", "guidance/batch_mates", "guidance/early_
            "guidance/fitted_radius", "guidance/latent_space", "guidance/limiter",
            "guidance/noise_level", "guidance/novelty", "guidance/novelty_memory",
            "guidance/novelty_net", "guidance/prompt", "guidance/repulsion", "guidance/starts",
-           "nodes/_late_cfg", "nodes/_novelty_hooks", "nodes/_starts")
+           "nodes/_late_cfg", "nodes/_novelty_hooks", "nodes/_novelty_run", "nodes/_starts")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 PEERS = ROOT / "benchmarks" / "peers"
 REPORTING = ("command", "fronts", "methods", "plan", "report", "rows")  # they draw nothing
@@ -89,7 +90,11 @@ class Chain:
     @property
     def _searches(self) -> bool:
         """Whether more than one starting noise is tried."""
-        return self.guidance.get(CANDIDATES, 1) > 1 and self.memory is None
+        candidates = self.guidance.get(CANDIDATES, 1)
+        if candidates == AUTO:
+            return (self._early and self.guidance[EARLY] != "off" and self.guidance["record"]
+                    and affordable(self.sampler.steps) > 1)
+        return candidates > 1 and self.memory is None
 
     @property
     def file(self) -> Path:

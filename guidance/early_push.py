@@ -72,6 +72,10 @@ class EarlyPush:
         spread = (denoised - self.mean).square().sum(dim=1) / self.variance - 1 / self.count
         return ((spread - OPEN) / (SETTLED - OPEN)).clamp(0, 1)
 
+    def is_settled(self, denoised: Tensor) -> bool:
+        """Whether most images of a batch are decided. Waits for the device."""
+        return bool(self.settled(denoised).median() > 0)
+
     def turned(self, x: Tensor, shift: Tensor, level: NoiseLevel, noise: Tensor, strength: float
                ) -> Tensor:
         """A shift of x_t, bounded and turned around the mean; all are embeddings `[batch, dim]`."""

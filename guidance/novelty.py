@@ -111,6 +111,7 @@ class NoveltyRun:
                        if settings.early != "off" and isinstance(repulsion, Samples) else None)
         self._evaluations: list[tuple[Tensor, ...]] = []  # each [batch], on the device
         self._far: list[Tensor] = []  # likewise: whether a push reached twice as far or farther
+        self._opening: Tensor | None = None  # embedding [batch, dim] of the first x0-hat
         self._alone = Evaluation()
         self._mates = False  # whether the samples of the batch push each other
         self._from_mates = BatchMates(settings.radius, settings.fits_batch)
@@ -124,14 +125,15 @@ class NoveltyRun:
         return antithetic(noise, self.settings.batch)
 
     def choose_start(self, candidates: int, noise: Tensor, seed: int,
-                     start: Callable[[Tensor], Tensor], model: Model, sigmas: Tensor) -> Tensor:
+                     start: Callable[[Tensor], Tensor], model: Model, sigmas: Tensor,
+                     looks_only: bool = False) -> Tensor:
         """The noise to start from, see StartSearch: at most `candidates` are tried, the given one
         among them. For space latent."""
         assert isinstance(self.space, LatentSpace)
         search = StartSearch(
             space=self.space, radius=self.settings.radius, batch=self.settings.batch,
             repulsion=self.repulsion if isinstance(self.repulsion, Samples) else None,
-            candidates=candidates)
+            candidates=candidates, looks_only=looks_only)
         self._start = search.choose(noise, seed, start, model, sigmas)
         return self._start.noise
 
@@ -188,6 +190,7 @@ class NoveltyRun:
         push, probability = self._push(embedding, level)
         shift = level.signal[:, None] * push
         if self._early is not None:
+            self._opening = embedding if self._opening is None else self._opening
             noise = level.noise * self.space.noise_scale(x)
             extra = self._early.extra(embedding, level, noise)
             shift = shift + self._early.turned(self.space.embed(x), extra[:, None] * push, level,
@@ -207,6 +210,13 @@ class NoveltyRun:
             push = push + self.settings.batch * repelled.push
             novel = novel * (1 - self.settings.batch * repelled.probability)
         return self._scale * push, 1 - novel
+
+    def is_settled(self) -> bool | None:
+        """Whether the images were decided at the first x0-hat that was looked at; None where
+        early_push has no use, and so nobody knows. Waits for the device."""
+        if self._early is None or self._opening is None:
+            return None
+        return self._early.is_settled(self._opening)
 
     def figures(self) -> PushFigures:
         """To be read when the run has ended: it waits for the device."""

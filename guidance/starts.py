@@ -20,10 +20,14 @@ from .early_push import EarlyPush
 from .latent_space import LatentSpace
 from .repulsion import ExactKernel, Samples
 
+AUTO = 0  # in place of a number of candidates: what `affordable` allows, where one look is enough
 PREVIEW_STEPS = 4
 FAR = 1.2  # radii from all remembered samples, at which an image is new
 # Between torch's seeds of one candidate and the next: the golden ratio's share of 2 ** 64.
 SEEDS_APART = 0x9E3779B97F4A7C15
+# By itself: 4 noises found a fifth more than one on a distilled model in 20 steps, at its quality,
+# 8 broke more; in 4 steps even one more costs too much (docs/novelty.md).
+MOST, SHARE = 4, 5
 
 Model = Callable[[Tensor, Tensor], Tensor]
 """x_t `[batch, ...]` and sigma `[]` -> x0-hat, of the shape of x_t."""
@@ -44,19 +48,21 @@ class Start:
 class StartSearch:
     """repulsion: of the remembered samples, None where there are none; radius: distance below
     which two samples count as the same; batch: how much the samples of one batch count for each
-    other, 0 to 1; candidates: noises to try at most, the given one among them."""
+    other, 0 to 1; candidates: noises to try at most, the given one among them; looks_only: whether
+    one look at each is known to tell."""
 
     space: LatentSpace
     repulsion: Samples | None
     radius: float
     batch: float
     candidates: int
+    looks_only: bool = False
 
     def choose(self, noise: Tensor, seed: int, start: Callable[[Tensor], Tensor], model: Model,
                sigmas: Tensor) -> Start:
         """noise: `[batch, ...]`; seed: of the run, which the other candidates are drawn from;
         start: makes x_t of noise; sigmas: the schedule of the run, `[steps + 1]`."""
-        levels = preview_levels(sigmas)
+        levels = sigmas[:1] if self.looks_only else preview_levels(sigmas)
         noises: list[Tensor] = []
         seen: list[Tensor] = []
         while True:
@@ -77,7 +83,7 @@ class StartSearch:
     def _is_shown(self, embedding: Tensor) -> bool:
         """Whether x0-hat lie about as far from the mean as images do."""
         early = None if self.repulsion is None else EarlyPush.away_from(self.repulsion)
-        return early is not None and bool(early.settled(embedding).median() > 0)
+        return early is not None and early.is_settled(embedding)
 
     def _first_new(self, embedding: Tensor) -> tuple[list[int], bool]:
         """`[batch, candidates, dim]` -> for each sample the first candidate that is far from
@@ -100,6 +106,12 @@ class StartSearch:
             all_far = all_far and bool(far)
             taken.append(candidates[chosen[-1]])
         return chosen, all_far
+
+
+def affordable(steps: int) -> int:
+    """How many candidates a run of so many steps is to try by itself, at one evaluation each: so
+    few that they add a fifth at most."""
+    return max(1, min(MOST, steps // SHARE))
 
 
 def another(noise: Tensor, seed: int, number: int) -> Tensor:

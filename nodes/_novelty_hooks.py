@@ -4,75 +4,40 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..guidance.early_push import LOOK_STEPS
 from ..guidance.feature_novelty import FeatureRun
-from ..guidance.feature_space import FeatureSpace
-from ..guidance.fitted_radius import FITTED
-from ..guidance.latent_space import LatentSpace
 from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
-from ..guidance.novelty import NoveltyRun, NoveltySettings
-from ..guidance.novelty_memory import (
-    FEATURES,
-    LATENT,
-    VISION,
-    NoveltyMemory,
-    Recorded,
-    content_hashes,
-)
+from ..guidance.novelty import NoveltyRun
+from ..guidance.novelty_memory import FEATURES, VISION, NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
-from ..guidance.step_window import StepWindow
-from ..guidance.vision_novelty import VisionRun
-from ..guidance.vision_space import VisionSpace
 from . import _host
 from ._feature_tap import tap_of, tapped
 from ._images import previews_as_image
 from ._late_cfg import LateCFG, without_cfg
 from ._latents import memory_space
+from ._novelty_run import SETTLED, NoveltyOptions, Space
 from ._sampling_hooks import SHARED, running, unfit
 from ._starts import is_pure_noise, starting_noise
 from ._vision_encoder import vision_space
 
 KEY = "uncommon.novelty"
-# What start_percent 0 means in space vision: before it the decoded x0-hat is a blur, whose
-# embedding says nothing of the image to come (docs/novelty.md).
-VISION_START = 0.2
-Space = LatentSpace | FeatureSpace | VisionSpace
 log = logging.getLogger("uncommon")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoveltyOptions:
-    """The widgets of Novelty Guidance; percents run from 0, pure noise, to 1."""
-
-    strength: float
-    start_percent: float
-    end_percent: float
-    radius: float
-    repulsion: str
-    prompt_aware: bool
-    batch_repulsion: float
-    record: bool
-    cfg_start_percent: float
-    vision_every_n_steps: int = 2
-    early_push: str = "off"
-    candidates: int = 1
-    antithetic_noise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guided:
     """A sampling run under guidance. revision, remembered: what guides it; earlier: the samples
-    that it goes on with; note: what images made from here on carry of it; ignored: what is set
-    and has no use, and why."""
+    that it goes on with; note: what images made from here on carry of it; pure_noise: whether it
+    starts from that; candidates: starting noises to try at most; ignored: what is set and has no
+    use, and why."""
 
     model: Any
     space: Space
@@ -83,6 +48,8 @@ class Guided:
     note: dict
     run: NoveltyRun
     cfg: LateCFG
+    pure_noise: bool
+    candidates: int
     ignored: list[str]
 
 
@@ -127,8 +94,8 @@ class NoveltyHooks:
         guided = options.get(KEY, {}).get(self)
         if guided is not None:
             noise, ignored = starting_noise(
-                guided.run, self.options, guider, sigmas, extra_args, noise, latent_image,
-                denoise_mask, options[SHARED])
+                guided.run, self.options, guided.candidates, guider, sigmas, extra_args, noise,
+                latent_image, denoise_mask, options[SHARED])
             guided.ignored.extend(ignored)
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask,
                         disable_pbar)
@@ -181,12 +148,15 @@ class NoveltyHooks:
         note = {"memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
                 "seed": seed, "recorded": []}
         _host.note_in_metadata(self.node_id, _host.running_node()[1], note)
+        sampling = model.get_model_object("model_sampling")
+        pure_noise, no_cfg = is_pure_noise(sampling, sigmas), without_cfg(guider)
         return Guided(model=model, space=space, revision=revision, remembered=remembered,
                       prompt=prompt, earlier=earlier, note=note,
-                      run=self._run(model, space, remembered, prompt, sigmas,
-                                    without_cfg(guider)),
-                      cfg=LateCFG(model.get_model_object("model_sampling").percent_to_sigma(
-                          self.options.cfg_start_percent)),
+                      run=self.options.run(self.memory, model, space, remembered, prompt, sigmas,
+                                           pure_noise=pure_noise, without_cfg=no_cfg),
+                      cfg=LateCFG(sampling.percent_to_sigma(self.options.cfg_start_percent)),
+                      pure_noise=pure_noise, candidates=self.options.starts(
+                          self.memory, remembered, len(sigmas) - 1, without_cfg=no_cfg),
                       ignored=self._ignored())
 
     def _end(self, guided: Guided, result: Tensor, whole: bool) -> None:
@@ -199,30 +169,18 @@ class NoveltyHooks:
         self._tell(novelty_report(
             self.memory, guided.revision, len(guided.remembered), self.options.strength,
             self.options.record, whole, figures, guided.cfg.skipped, recorded, guided.ignored,
-            guided.run.settings.radius if self._fits_radius else None))
+            guided.run.settings.radius if self.options.fits_radius(self.memory) else None))
         _host.tell_memory_changed(
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())
 
-    @property
-    def _fits_radius(self) -> bool:
-        return self.options.radius == FITTED and self.memory.fit is not None
-
-    @property
-    def _fits_early_push(self) -> bool:
-        return self.memory.space == LATENT and self.options.repulsion != "ball"
-
     def _ignored(self) -> list[str]:
-        """What is set and has no use, and for what it is."""
+        """What is linked or set and has no use, and for what it is."""
         given = {"clip_vision": self.clip_vision, "vae": self.vae}
         names = [name for name, value in given.items() if value is not None]
-        told = []
+        told = self.options.ignored(self.memory)
         if names and self.memory.space != VISION:
-            told.append(f"{' and '.join(names)}. It is for a memory with space vision.")
-        if self.options.early_push == "on" and not self._fits_early_push:
-            told.append("early_push. It is for a memory with space latent, and not for ball.")
-        if self.options.candidates > 1 and self.memory.space != LATENT:
-            told.append("candidates. It is for a memory with space latent.")
+            told.insert(0, f"{' and '.join(names)}. It is for a memory with space vision.")
         return told
 
     def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:
@@ -260,44 +218,18 @@ class NoveltyHooks:
         prompt_id, sampler_id = _host.running_node()
         embedding = (guided.run.embedding() if isinstance(guided.run, FeatureRun)
                      else guided.space.embed(latents))
+        settled = guided.run.is_settled() if guided.pure_noise else None
         return self.memory.record(
             guided.remembered, guided.space.id, hashes=content_hashes(result),
             embedding=embedding, prompt=guided.prompt,
             seed=guided.note["seed"] or 0,
             settings={"strength": self.options.strength, "radius": guided.run.settings.radius,
                       "repulsion": self.options.repulsion, "revision": guided.revision,
-                      "prompt_id": prompt_id, "node": sampler_id},
+                      "prompt_id": prompt_id, "node": sampler_id}
+            | ({} if settled is None else {SETTLED: settled}),
             previews=[_host.preview(latent_format, latent) for latent in latents],
             replaced=guided.earlier)
 
     def _tell(self, text: str) -> None:
         log.info("Novelty guidance: %s", text.replace("\n", "; "))
         _host.show_on_node(self.node_id, text)
-
-    def _run(self, model, space: Space, remembered: Remembered, prompt: Tensor | None,
-             sigmas: Tensor, without_cfg: bool) -> NoveltyRun:
-        options, sampling = self.options, model.get_model_object("model_sampling")
-        early = options.early_push if self._fits_early_push else "off"
-        if early == "auto" and not without_cfg:
-            early = "off"
-        repulsion = self.memory.repulsion(
-            options.repulsion, remembered, prompt if options.prompt_aware else None,
-            options.radius, model.load_device)
-        radius = repulsion.radius if repulsion else options.radius or self.memory.unknown_radius
-        settings = NoveltySettings(
-            strength=options.strength, radius=radius, batch=options.batch_repulsion,
-            fits_batch=(self._fits_radius and self.memory.space == LATENT
-                        and radius == self.memory.unknown_radius
-                        and is_pure_noise(sampling, sigmas)),
-            early=early, look=early != "off" and len(sigmas) - 1 <= LOOK_STEPS,
-            sigma_start=float(sampling.percent_to_sigma(options.start_percent)),
-            sigma_end=float(sampling.percent_to_sigma(options.end_percent)))
-        if isinstance(space, VisionSpace):
-            if options.start_percent == 0:
-                settings = replace(settings, sigma_start=float(
-                    sampling.percent_to_sigma(VISION_START)))
-            return VisionRun(space, repulsion, settings, StepWindow(
-                schedule=tuple(sigmas.tolist()), every=options.vision_every_n_steps,
-                sigma_start=settings.sigma_start, sigma_end=settings.sigma_end))
-        kind = FeatureRun if isinstance(space, FeatureSpace) else NoveltyRun
-        return kind(space, repulsion, settings)

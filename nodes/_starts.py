@@ -12,17 +12,17 @@ from ..guidance.antithetic_noise import independent
 from ..guidance.evaluation import Evaluation
 from ..guidance.latent_space import LatentSpace
 from ..guidance.novelty import NoveltyRun
-from ..guidance.starts import preview_levels
+from ..guidance.starts import AUTO, preview_levels
 from ._late_cfg import cfg_off
 
 if TYPE_CHECKING:
-    from ._novelty_hooks import NoveltyOptions
+    from ._novelty_run import NoveltyOptions
 
 
-def starting_noise(run: NoveltyRun, options: NoveltyOptions, guider, sigmas: Tensor,
-                   extra_args: dict[str, Any], noise: Tensor, latent_image: Tensor,
+def starting_noise(run: NoveltyRun, options: NoveltyOptions, candidates: int, guider,
+                   sigmas: Tensor, extra_args: dict[str, Any], noise: Tensor, latent_image: Tensor,
                    denoise_mask: Tensor | None, shared: Evaluation) -> tuple[Tensor, list[str]]:
-    """The noise `[batch, ...]`, and what is set and has no use."""
+    """The noise `[batch, ...]`, and what is set and has no use. candidates: noises to try."""
     sampling = guider.inner_model.model_sampling
     ignored = []
     if options.antithetic_noise and run.repels_mates(noise):
@@ -31,13 +31,13 @@ def starting_noise(run: NoveltyRun, options: NoveltyOptions, guider, sigmas: Ten
             ignored.append(f"antithetic_noise, since {reason}.")
         else:
             noise = run.antithetic(noise)
-    if options.candidates > 1 and isinstance(run.space, LatentSpace):
+    if candidates > 1 and isinstance(run.space, LatentSpace):
         reason = _no_choice(run, sampling, noise, sigmas, denoise_mask)
-        if reason:
+        if not reason:
+            noise = _chosen_noise(run, candidates, options.candidates == AUTO, guider, sigmas,
+                                  extra_args, noise, latent_image, shared)
+        elif options.candidates != AUTO:
             ignored.append(f"candidates, since {reason}.")
-        else:
-            noise = _chosen_noise(run, options.candidates, guider, sigmas, extra_args, noise,
-                                  latent_image, shared)
     return noise, ignored
 
 
@@ -74,13 +74,13 @@ def is_pure_noise(sampling, sigmas: Tensor) -> bool:
     return float(sigmas[0]) >= float(sampling.sigma_max) * (1 - 1e-5)
 
 
-def _chosen_noise(run: NoveltyRun, candidates: int, guider, sigmas: Tensor,
+def _chosen_noise(run: NoveltyRun, candidates: int, looks_only: bool, guider, sigmas: Tensor,
                   extra_args: dict[str, Any], noise: Tensor, latent_image: Tensor,
                   shared: Evaluation) -> Tensor:
     """The noise to start from. The model follows the prompt alone, without CFG and without
     anyone's push, and the sampler's progress bar counts its evaluations."""
     sampling = guider.inner_model.model_sampling
-    bar = comfy.utils.ProgressBar(candidates * len(preview_levels(sigmas)))
+    bar = comfy.utils.ProgressBar(candidates * (1 if looks_only else len(preview_levels(sigmas))))
 
     def start(one: Tensor) -> Tensor:
         return sampling.noise_scaling(sigmas[0], one, latent_image, True)
@@ -94,4 +94,4 @@ def _chosen_noise(run: NoveltyRun, candidates: int, guider, sigmas: Tensor,
 
     with cfg_off(guider):
         return shared.before(lambda: run.choose_start(candidates, noise, extra_args["seed"] or 0,
-                                                      start, model, sigmas))
+                                                      start, model, sigmas, looks_only))

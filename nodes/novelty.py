@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from ..guidance.early_push import EARLY
 from ..guidance.repulsion import REPULSIONS
-from ._novelty_hooks import NoveltyHooks, NoveltyOptions
+from ._novelty_hooks import NoveltyHooks
+from ._novelty_run import NoveltyOptions
 from ._types import CATEGORY, NoveltyMemoryType
 
 
@@ -91,13 +92,15 @@ class NoveltyGuidance(io.ComfyNode):
                             "asked once more, to push from the first step. For space latent, and "
                             "not for ball."),
                 io.Int.Input(
-                    "candidates", default=1, min=1, max=64, optional=True,
+                    "candidates", default=0, min=0, max=64, optional=True,
                     tooltip="How many starting noises to try at most for each image: the run goes "
                             "on with the first that leads to an image far from all remembered "
                             "ones, else with the farthest. The seed's own noise is tried first; 1 "
                             "tries no other. More difference, and more time: each costs one step "
                             "where the first step settles the image, as in distilled models, else "
-                            "four, all without CFG. For space latent."),
+                            "four, all without CFG. 0: up to 4, a fifth of the steps at most, "
+                            "where CFG is 1 and the first step settles the image; else none. For "
+                            "space latent."),
                 io.Boolean.Input(
                     "antithetic_noise", default=True, optional=True, advanced=True,
                     tooltip="Start the images of a batch from noises as unlike each other as can "

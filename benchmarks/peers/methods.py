@@ -108,6 +108,7 @@ METHODS: dict[str, tuple[Setting, ...]] = {
                                memory={"space": "features"}),),
     "ours, early_push off": (Setting(method="ours, early_push off",
                                      guidance={"early_push": "off"}),),
+    "ours, no candidates": (Setting(method="ours, no candidates", guidance={"candidates": 1}),),
     "ours, candidates": tuple(Setting(method="ours, candidates", strength=count,
                                       guidance={"candidates": count})
                               for count in CANDIDATES),
@@ -117,7 +118,8 @@ METHODS: dict[str, tuple[Setting, ...]] = {
 # What is nothing but a batch's starting noises.
 OF_BATCHES = (Setting(method="antithetic noise", patches=_peer("antithetic noise", 1.0)),)
 OF_CFG = (LOWER_CFG, "interval cfg")  # of no use where there is no CFG
-WITHOUT_CFG = ("ours, early_push off",)  # the same as ours where there is CFG
+# The same as ours where there is CFG; the second also where the run has few steps.
+WITHOUT_CFG = ("ours, early_push off", "ours, no candidates")
 
 
 def middle(method: str) -> Setting:

@@ -9,6 +9,7 @@ from benchmarks.chains import Chain, Sampler
 from benchmarks.models import DIGITS, MODELS
 from benchmarks.peers.methods import (
     LOWER_CFG, METHODS, OF_BATCHES, OF_CFG, OURS, PLAIN, WITHOUT_CFG, Inputs, Setting, middle)
+from guidance.starts import affordable
 
 SWEPT = 64
 FINAL = 256
@@ -38,6 +39,8 @@ class Case:
 
     def methods(self) -> list[str]:
         useless = WITHOUT_CFG if self.others else OF_CFG
+        if affordable(self.sampler.steps) == 1:
+            useless += WITHOUT_CFG[1:]
         return [name for name in METHODS if name not in useless]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from guidance.starts import (
-    PREVIEW_STEPS, Model, Start, StartSearch, another, euler, preview_levels)
+    PREVIEW_STEPS, Model, Start, StartSearch, affordable, another, euler, preview_levels)
 
 from .test_novelty import SETTINGS, SPACE, noise, remembered
 
@@ -41,9 +41,11 @@ def scaled(one: Tensor) -> Tensor:
 
 
 def choose(given: Tensor, memory: Tensor | None, model: Model = settled, candidates: int = 6,
-           seed: int = 7, batch: float = 1.0, sigmas: Tensor = SIGMAS) -> Start:
+           seed: int = 7, batch: float = 1.0, sigmas: Tensor = SIGMAS, looks_only: bool = False
+           ) -> Start:
     search = StartSearch(space=SPACE, radius=SETTINGS.radius, batch=batch, candidates=candidates,
-                         repulsion=None if memory is None else remembered(memory))
+                         repulsion=None if memory is None else remembered(memory),
+                         looks_only=looks_only)
     return search.choose(given, seed, scaled, model, sigmas)
 
 
@@ -136,3 +138,18 @@ def test_candidates_are_standard_normal_and_unlike_one_another():
     assert many.mean().abs() < 0.01 and (many.std() - 1).abs() < 0.01
     likeness = torch.corrcoef(many.flatten(1)) - torch.eye(len(many))
     assert likeness.abs().max() < 0.1
+
+
+def test_looks_only_never_previews():
+    given, others = noise(1, seed=100), noise(8, seed=1)
+    memory = torch.cat([given, others])
+    watched = Watched(undecided)
+    assert choose(given, memory, watched, looks_only=True).steps == 1
+    assert {*watched.sigmas} == {float(SIGMAS[0])}
+    first = choose(given, memory, settled, looks_only=True)
+    assert first.chosen == choose(given, memory, settled).chosen == [1]
+
+
+def test_a_run_can_afford_a_fifth_of_its_steps():
+    assert [affordable(steps) for steps in (1, 4, 9, 10, 15, 20, 30, 100)] == [
+        1, 1, 1, 2, 3, 4, 4, 4]

@@ -110,3 +110,53 @@ def test_the_progress_bar_counts_the_looks(draw):
                on_progress=lambda node, step, steps: seen.append((node, step, steps)))
     looks = [(step, steps) for node, step, steps in seen if node == "sampled" and steps == 8 * 4]
     assert looks == [(number, 32) for number in range(1, 4 * started(run)[1] + 1)]
+
+
+@pytest.fixture
+def learn(fresh_host, novelty_graph):
+    """Draws image after image into a memory, with candidates at 0; the runs."""
+    def learned(count: int, model: str = STUDENT, cfg: float = 1.0, steps: int = 20,
+                memory: dict | None = None, guidance: dict | None = None, first: int = 1):
+        given = {"radius": 0.0, "early_push": "auto", "candidates": 0} | (guidance or {})
+        return [fresh_host.run(novelty_graph(
+            seed=seed, cfg=cfg, steps=steps, memory={"name": "learnt"} | (memory or {}),
+            guidance=given, more=load(model))) for seed in range(first, first + count)]
+    return learned
+
+
+def test_by_itself_it_looks_where_the_images_before_were_settled(learn):
+    """Two remembered images tell whether the next is settled; then those after it know."""
+    told = [started(run) for run in learn(8)]
+    assert told[:3] == [None] * 3
+    assert all(tried <= 4 and by == "one look at each" for _, tried, by in told[-3:])
+    assert max(tried for _, tried, _ in told[-3:]) > 1
+    assert started(learn(1, steps=12, first=9)[0])[1] <= 2
+
+
+@pytest.mark.parametrize("settings", [
+    {"model": TEACHER}, {"cfg": 3.0}, {"steps": 4}, {"guidance": {"early_push": "off"}},
+    {"guidance": {"candidates": 1}}])
+def test_by_itself_it_looks_nowhere_else(learn, settings):
+    assert [started(run) for run in learn(8, **settings)] == [None] * 8
+
+
+def test_a_frozen_memory_gives_the_same_image_again_by_itself(learn, fresh_host):
+    drawn = learn(8)[-1]
+    fresh_host.restart()
+    again, = learn(1, memory={"mode": "frozen", "revision": 7}, first=8)
+    assert started(again) == started(drawn) is not None
+    assert torch.equal(latent(again), latent(drawn))
+
+
+def test_only_runs_from_pure_noise_tell_whether_they_were_settled(fresh_host, learn,
+                                                                  novelty_graph):
+    learn(8)
+    graph = novelty_graph(seed=9, cfg=1.0, steps=20, memory={"name": "learnt"}, more=load(STUDENT),
+                          guidance={"early_push": "auto", "candidates": 0})
+    graph["sampled"]["inputs"]["denoise"] = 0.5
+    fresh_host.run(graph)
+    memory = fresh_host.pack("guidance.novelty_memory").NoveltyMemory(
+        url=fresh_host.pack("nodes._host").default_database(), name="learnt")
+    told = [entry.settings.get("settled") for entry in memory.log.samples()]
+    assert told[:2] == [None, None] and told[-1] is None
+    assert told[2:-1].count(True) > 3 and None not in told[2:-1]
