@@ -13,7 +13,7 @@ from benchmarks.peers.rows import MOST_LOST, Score
 
 PALETTE = ("black", "tab:blue", "tab:red", "tab:orange", "tab:olive", "tab:brown", "tab:pink",
            "tab:purple", "0.55", "gold", "tab:green", "lime", "maroon", "navy", "tab:cyan", "teal",
-           "slateblue", "dodgerblue")
+           "skyblue", "slateblue", "dodgerblue")
 MOST_SHOWN = 25  # points of good images that a setting in view may lose
 COLOURS = dict(zip(METHODS, PALETTE, strict=True))
 
