@@ -125,6 +125,15 @@ def running(guider, key: str, hooks, run) -> Iterator[None]:
         del runs[hooks]
 
 
+def with_new_cache(model_options: dict) -> dict:
+    """The options for evaluations beside the sampler's own: with a new cache in place of that of
+    EasyCache and LazyCache, which would take them for steps."""
+    transformer = dict(model_options.get("transformer_options", {}))
+    if "easycache" in transformer:
+        transformer["easycache"] = transformer["easycache"].clone()
+    return {**model_options, "transformer_options": transformer}
+
+
 def levels(guider, timestep: Tensor, sigma: float) -> tuple[NoiseLevel, float]:
     """The noise level `[batch]` on the device, and its log SNR as a number."""
     sampling = guider.inner_model.model_sampling

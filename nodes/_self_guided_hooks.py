@@ -13,7 +13,7 @@ from ..guidance import self_guided
 from ..guidance.minority_report import self_guided_report
 from ..guidance.ordinary_weights import check_whole, ordinary_weights
 from . import _host
-from ._sampling_hooks import KEYS, SamplingHooks, levels
+from ._sampling_hooks import KEYS, SamplingHooks, levels, with_new_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +109,12 @@ def _no_gradient(error: Exception) -> str:
 
 def _bare_options(guider, model_options: dict) -> dict:
     """The options for evaluations beside the sampler's own: without this pack's other guidance,
-    without what the sampler listens with (CFG++ ones do), and with a new cache in place of that of
-    EasyCache and LazyCache, which would take them for steps."""
-    options = model_options.copy()
+    without what the sampler listens with (CFG++ ones do), and with a cache of their own."""
+    options = with_new_cache(model_options)
     options.pop("sampler_post_cfg_function", None)
     if "sampler_post_cfg_function" in guider.model_options:
         options["sampler_post_cfg_function"] = guider.model_options["sampler_post_cfg_function"]
-    options["transformer_options"] = {
-        key: value for key, value in model_options.get("transformer_options", {}).items()
-        if not key.startswith(KEYS)}
-    if "easycache" in options["transformer_options"]:
-        options["transformer_options"]["easycache"] = model_options["transformer_options"][
-            "easycache"].clone()
+    options["transformer_options"] = {key: value for key, value
+                                      in options["transformer_options"].items()
+                                      if not key.startswith(KEYS)}
     return options

@@ -14,6 +14,7 @@ from ..guidance.latent_space import LatentSpace
 from ..guidance.novelty import NoveltyRun
 from ..guidance.starts import AUTO, preview_levels
 from ._late_cfg import cfg_off
+from ._sampling_hooks import with_new_cache
 
 if TYPE_CHECKING:
     from ._novelty_run import NoveltyOptions
@@ -87,8 +88,8 @@ def _chosen_noise(run: NoveltyRun, candidates: int, looks_only: bool, guider, si
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        denoised = guider(x, sigma.expand(len(x)), model_options=extra_args["model_options"],
-                          seed=extra_args["seed"])
+        denoised = guider(x, sigma.expand(len(x)), seed=extra_args["seed"],
+                          model_options=with_new_cache(extra_args["model_options"]))
         bar.update(1)
         return denoised
 

@@ -104,6 +104,24 @@ def test_previews_run_without_cfg_and_leave_it_to_the_run(draw, monkeypatch):
     assert seen == [1.0] * 4 * tried + [3.0] * 8
 
 
+@pytest.mark.parametrize("cache", ["LazyCache", "EasyCache"])
+def test_looks_do_not_disturb_a_cache_nor_it_them(draw, fresh_host, cache):
+    """With the given noise good enough, the run is that without a look; with others to try, the
+    choice is that without a cache."""
+    fresh_host.load_extra("nodes_easycache")
+    cached = {"more": {"cached": (cache, {"model": ["guided", 0], "reuse_threshold": 3.0,
+                                          "start_percent": 0.0, "end_percent": 1.0,
+                                          "verbose": False})},
+              "sampler": {"model": ["cached", 0]}}
+    settings = {"model": TEACHER, "cfg": 1.0, "steps": 8}
+    far = {"guidance": {"radius": 0.01}} | settings
+    looked, alone = (draw(candidates, **far, **cached) for candidates in (4, 1))
+    assert started(looked)[:2] == (1, 1)
+    assert torch.equal(latent(looked), latent(alone))
+    assert not torch.equal(latent(alone), latent(draw(1, **far)))  # the cache is at work
+    assert started(draw(8, **settings, **cached)) == started(draw(8, **settings))
+
+
 def test_the_progress_bar_counts_the_looks(draw):
     seen = []
     run = draw(8, TEACHER, cfg=1.0, steps=5,
