@@ -140,6 +140,7 @@ def _fraction(most: float, strength: float = 0.3) -> dict[tuple[str, str], float
     return {(RUN, "FRACTION"): most / strength}
 
 
+OUTPUT = {(HOOKS, "tapped"): behind(lambda net: net.output_blocks[0])}
 DESIGNS = (
     Design(what="seed change only", plain=True),
     Design(what="shipped"),
@@ -155,8 +156,11 @@ DESIGNS = (
     Design(what="on both halves", values={(TAP, "_on_positive"): _on_both}),
     Design(what="behind the last input block",
            values={(HOOKS, "tapped"): behind(lambda net: net.input_blocks[-1])}),
-    Design(what="behind the first output block",
-           values={(HOOKS, "tapped"): behind(lambda net: net.output_blocks[0])}),
+    Design(what="behind the first output block", values=OUTPUT),
+    *(Design(what=f"behind the first output block, radius {radius}", values=OUTPUT,
+             guidance={"radius": radius}) for radius in (0.2, 0.25)),
+    Design(what="behind the first output block, the defaults", values=OUTPUT,
+           guidance=FITTED | {"cfg_start_percent": 0.35}),
     Design(what="averaged over 2 x 2", values={(SPACE, "GRID"): 2}),
     Design(what="averaged over all of the image", values={(SPACE, "GRID"): 1}),
     Design(what="32 mixtures of the channels", values={(SPACE, "CHANNELS"): 32}),
