@@ -141,6 +141,7 @@ def _fraction(most: float, strength: float = 0.3) -> dict[tuple[str, str], float
 
 
 OUTPUT = {(HOOKS, "tapped"): behind(lambda net: net.output_blocks[0])}
+FIRST_DOUBLE = {(HOOKS, "tapped"): behind(lambda net: net.double_blocks[0], _image_tokens)}
 DESIGNS = (
     Design(what="seed change only", plain=True),
     Design(what="shipped"),
@@ -182,8 +183,9 @@ DESIGNS = (
     Design(model=DIT, what="on the half with the empty prompt",
            values={(TAP, "_on_positive"): _on_negative}),
     Design(model=DIT, what="on both halves", values={(TAP, "_on_positive"): _on_both}),
-    Design(model=DIT, what="behind the first double block of 2",
-           values={(HOOKS, "tapped"): behind(lambda net: net.double_blocks[0], _image_tokens)}),
+    Design(model=DIT, what="behind the first double block of 2", values=FIRST_DOUBLE),
+    Design(model=DIT, what="behind the first double block of 2, the defaults",
+           values=FIRST_DOUBLE, guidance={"cfg_start_percent": 0.35}),
     *(Design(model=DIT, what=f"behind single block {number + 1} of 4", values={
         (HOOKS, "tapped"): behind(lambda net, number=number: net.single_blocks[number],
                                   _image_tokens)}) for number in range(4)),
