@@ -94,13 +94,14 @@ class NoveltyOptions:
 
     def starts(self, memory: NoveltyMemory, remembered: Remembered, steps: int, *,
                without_cfg: bool) -> int:
-        """How many starting noises to try. AUTO: as many as a run without CFG can afford, where
-        one look tells an image, as it did for the newest remembered ones."""
+        """How many starting noises to try. AUTO: as many as a run with early pushes and without
+        CFG can afford, where one look tells an image, as it did for the newest remembered ones."""
         if self.candidates != AUTO:
             return self.candidates
         count = affordable(steps)
         newest = remembered.revisions[-NEWEST:].tolist()
-        if count == 1 or not without_cfg or not newest or not self.fits_early_push(memory):
+        pushes_early = self.early_push != "off" and self.fits_early_push(memory)
+        if count == 1 or not newest or not without_cfg or not pushes_early:
             return 1
         told = [entry.settings[SETTLED]
                 for entry in memory.log.entries(after=newest[0] - 1, upto=newest[-1])

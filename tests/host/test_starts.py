@@ -151,11 +151,16 @@ def test_by_itself_it_looks_where_the_images_before_were_settled(learn):
     assert started(learn(1, steps=12, first=9)[0])[1] <= 2
 
 
+def test_by_itself_it_does_not_look_at_what_settles_late(learn):
+    assert [started(run) for run in learn(8, model=TEACHER)] == [None] * 8
+
+
 @pytest.mark.parametrize("settings", [
-    {"model": TEACHER}, {"cfg": 3.0}, {"steps": 4}, {"guidance": {"early_push": "off"}},
-    {"guidance": {"candidates": 1}}])
+    {"cfg": 3.0}, {"steps": 4}, {"guidance": {"early_push": "off"}},
+    {"guidance": {"candidates": 1}}, {"guidance": {"repulsion": "ball"}}])
 def test_by_itself_it_looks_nowhere_else(learn, settings):
-    assert [started(run) for run in learn(8, **settings)] == [None] * 8
+    learn(7)
+    assert [started(run) for run in learn(2, first=8, **settings)] == [None] * 2
 
 
 def test_a_frozen_memory_gives_the_same_image_again_by_itself(learn, fresh_host):
