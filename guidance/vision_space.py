@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 # Of every embedding. With it the radius that suits `latent` suits here: .15 is a cosine of .875. A
 # small encoder, trained on the digits without labels, has the nearest of 48 images of a class .10
-# away, and radius .15 to .2 gave the most different images (docs/novelty.md).
+# away (docs/novelty.md).
 LENGTH = 0.3
 
 STEPPED = frozenset({torch.round, Tensor.round, torch.clip, torch.clamp, Tensor.clip, Tensor.clamp})
