@@ -29,6 +29,7 @@ from benchmarks.peers.command import worker_host
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 from benchmarks.workers import Place, add_arguments, draw_all, workers
 from demo.host import InProcessHost
+from guidance.novelty import UNSCALED
 
 COUNT = 128
 DIT = "avatars-dit"
@@ -136,10 +137,6 @@ class DesignChain(Chain):
     design: str = ""
 
 
-def _fraction(most: float, strength: float = 0.3) -> dict[tuple[str, str], float]:
-    return {(RUN, "FRACTION"): most / strength}
-
-
 OUTPUT = {(HOOKS, "tapped"): behind(lambda net: net.output_blocks[0])}
 FIRST_DOUBLE = {(HOOKS, "tapped"): behind(lambda net: net.double_blocks[0], _image_tokens)}
 DESIGNS = (
@@ -151,8 +148,10 @@ DESIGNS = (
     Design(what="the defaults, and latent at its defaults", with_latent=True,
            guidance=FITTED | {"cfg_start_percent": 0.35}),
     Design(what="latent at its defaults as well", with_latent=True),
-    Design(what="moved by at most a quarter of the activation", values=_fraction(0.25)),
-    Design(what="moved by at most all of the activation", values=_fraction(1.0)),
+    Design(what="moved by at most a quarter of the activation",
+           values={(RUN, "FRACTION"): 0.25 / UNSCALED}),
+    Design(what="moved by at most all of the activation",
+           values={(RUN, "FRACTION"): 1 / UNSCALED}),
     Design(what="on the half with the empty prompt", values={(TAP, "_on_positive"): _on_negative}),
     Design(what="on both halves", values={(TAP, "_on_positive"): _on_both}),
     Design(what="behind the last input block",

@@ -25,7 +25,7 @@ from benchmarks.chain_table import Table, lines
 from benchmarks.chains import GUIDANCE_NODE, WORK, Chain, Sampler, draw
 from benchmarks.measures import DigitsMeasure
 from benchmarks.models import DIGITS, MODELS
-from benchmarks.novelty import ALWAYS
+from benchmarks.novelty import ALWAYS, LATE_CFG
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 from benchmarks.workers import Place, add_arguments, draw_all, worker_host, workers
 from demo.digits_distilled import load_model, normal_sigmas
@@ -76,9 +76,7 @@ ROWS = (
     Row(what="start_percent .35", guidance=ALWAYS | {"start_percent": 0.35}),
     Row(what="end_percent .5", guidance=ALWAYS | {"end_percent": 0.5}),
     Row(what="strength .9", guidance=ALWAYS | {"strength": 0.9}),
-    Row(what="CFG from .35, no push", guidance={"repulsion": "ball", "radius": 0.01,
-        "strength": 2.0, "start_percent": 0.0, "end_percent": 1.0, "antithetic_noise": False},
-        space="latent"),
+    Row(what="CFG from .35, no push", guidance=LATE_CFG, space="latent"),
     Row(what="CFG from .35, every 2nd step: the defaults", guidance={}),
     Row(what="CFG from .35, space latent", guidance={}, space="latent"),
     Row(what="CFG from .35, space features", guidance={}, space="features"),

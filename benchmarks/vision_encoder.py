@@ -103,6 +103,8 @@ def register(file: Path) -> None:
     import nodes
 
     class BenchmarkVision:
+        """weights: their digest, so that the host's cache does not give others."""
+
         @classmethod
         def INPUT_TYPES(cls) -> dict:
             return {"required": {"weights": ("STRING", {"default": ""})}}

@@ -26,7 +26,7 @@ FAR = 1.2  # radii from all remembered samples, at which an image is new
 # Between torch's seeds of one candidate and the next: the golden ratio's share of 2 ** 64.
 SEEDS_APART = 0x9E3779B97F4A7C15
 # By itself: 4 noises found a fifth more than one on a distilled model in 20 steps, at its quality,
-# 8 broke more; in 4 steps even one more costs too much (docs/novelty.md).
+# 8 broke more; in 4 steps each would add a quarter of the run.
 MOST, SHARE = 4, 5
 
 Model = Callable[[Tensor, Tensor], Tensor]
