@@ -154,8 +154,8 @@ def agreement(size: int) -> dict[str, float | None]:
             net, exact = (memory.repulsion(kind, remembered, prompt, FITTED, cpu)
                           for kind in ("net", "exact"))
             if net is not None and exact is not None:
-                ours.append(net(here, None))
-                theirs.append(exact(here, None))
+                ours.append(net(here))
+                theirs.append(exact(here))
         mine, other = (torch.cat([one.probability for one in part]) for part in (ours, theirs))
         pushes, reference = (torch.cat([one.push for one in part]) for part in (ours, theirs))
         sure = (other > 0.2) & (mine > 0.2)

@@ -53,7 +53,7 @@ def repelled(embedding: Tensor, radius: float | Tensor) -> Repelled:
     others = torch.zeros(len(embedding), len(embedding), device=embedding.device)
     others.fill_diagonal_(-torch.inf)
     in_radii = embedding / radius
-    push, probability = ExactKernel(in_radii, others, 1.0)(in_radii, None)
+    push, probability = ExactKernel(in_radii, others, 1.0)(in_radii)
     return Repelled(push * radius, probability)
 
 

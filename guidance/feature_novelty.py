@@ -38,28 +38,27 @@ class FeatureRun(NoveltyRun):
     def __init__(self, space: FeatureSpace, repulsion: Repulsion | None,
                  settings: NoveltySettings):
         super().__init__(space, repulsion, settings)
-        self._now: tuple[Tensor, NoiseLevel] | None = None  # within an evaluation
+        self._now: Tensor | None = None  # sigma `[batch]`, within an evaluation
         self._seen: list[Tensor] = []  # embeddings `[batch, dim]` of this evaluation
         self._active = False
         self._moved: list[tuple[Tensor, ...]] = []
-        self._noisier: tuple[Tensor, Tensor] | None = None  # log SNR, embedding: nearest below
-        self._cleaner: tuple[Tensor, Tensor] | None = None  # and above the reference
+        self._kept: list[tuple[NoiseLevel, Tensor]] = []  # embedding of every evaluation
 
     def _denoise(self, model: Callable[[Tensor], Tensor], x: Tensor, sigma: Tensor,
                  level: NoiseLevel, at: Evaluation) -> Tensor:
         if at.looking:
             return model(x)
         self._active = self.pushes(x)
-        self._now, self._seen, self._moved = (sigma, level), [], []
+        self._now, self._seen, self._moved = sigma, [], []
         try:
             denoised = at.answered(model(x))
         finally:
             self._now = None
         if self._seen:
-            self._keep(level.log_snr, torch.stack(self._seen).mean(dim=0))
+            self._kept.append((level, torch.stack(self._seen).mean(dim=0)
+                               if len(self._seen) > 1 else self._seen[0]))
         if self._moved:
-            self._evaluations.append(tuple(torch.stack(column).amax(dim=0)
-                                           for column in zip(*self._moved, strict=True)))
+            self._evaluations.append(_of_all(self._moved))
         return denoised
 
     def adapt(self, activation: Tensor) -> Tensor:
@@ -67,42 +66,46 @@ class FeatureRun(NoveltyRun):
         moved away from what is remembered; the very same tensor where nothing is to be moved."""
         if self._now is None:
             return activation
-        sigma, level = self._now
-        embedding = self.space.embed(activation)
+        sigma = self._now
+        pooled = self.space.pooled(activation)
+        embedding = self.space.direction(pooled)
         self._seen.append(embedding)
         if not self._active:
             return activation
-        push, probability = self._push(embedding, level)
+        push, probability = self._push(embedding)
         within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
         norm = per_sample_norm(activation)
-        shift, dropped = limit(self.space.push(activation, push),
-                               within * FRACTION * self.settings.strength * norm)
-        self._moved.append((within, probability, per_sample_norm(shift) / norm, dropped))
-        return (activation + shift).to(activation.dtype)
-
-    def _keep(self, log_snr: Tensor, embedding: Tensor) -> None:
-        """Keeps the evaluations next to the reference level on both sides, without a wait."""
-        below = log_snr <= REFERENCE_LOG_SNR
-        least = torch.full_like(log_snr, -torch.inf)
-        noisier = self._noisier or (least, embedding)
-        cleaner = self._cleaner or (-least, embedding)
-        self._noisier = _replaced(noisier, below & (log_snr > noisier[0]), log_snr, embedding)
-        self._cleaner = _replaced(cleaner, ~below & (log_snr < cleaner[0]), log_snr, embedding)
+        limited = limit(self.space.push(activation, pooled, push),
+                        within * (FRACTION * self.settings.strength) * norm)
+        self._moved.append((within, probability, limited.norm / norm, limited.finite))
+        return (activation + limited.shift).to(activation.dtype)
 
     def embedding(self) -> Tensor:
         """`[batch, dim]`: of the images of this run at the reference level, between the two
         evaluations next to it. ValueError if no activation was seen."""
-        if self._noisier is None or self._cleaner is None:
+        if not self._kept:
             raise ValueError("no activation of the positive prompt was seen in this run. Take away "
                              "what replaces the model's blocks, or set space to latent in Novelty "
                              "Memory, with another name.")
-        (low, before), (high, after) = self._noisier, self._cleaner
+        log_snr = torch.stack([level.log_snr for level, _ in self._kept])
+        seen = torch.stack([embedding for _, embedding in self._kept])
+        noisier = log_snr <= REFERENCE_LOG_SNR
+        low, before = _at(log_snr.where(noisier, -torch.inf).argmax(dim=0), log_snr, seen)
+        high, after = _at(log_snr.where(~noisier, torch.inf).argmin(dim=0), log_snr, seen)
         share = ((REFERENCE_LOG_SNR - low) / (high - low)).clamp(0, 1)
-        share = torch.where(torch.isinf(low), 1.0, torch.where(torch.isinf(high), 0.0, share))
+        share = torch.where(noisier.all(dim=0), 0.0, torch.where(noisier.any(dim=0), share, 1.0))
         return torch.lerp(before, after, share[:, None])
 
 
-def _replaced(kept: tuple[Tensor, Tensor], where: Tensor, log_snr: Tensor,
-              embedding: Tensor) -> tuple[Tensor, Tensor]:
-    return (torch.where(where, log_snr, kept[0]),
-            torch.where(where[:, None], embedding, kept[1]))
+def _at(which: Tensor, log_snr: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each sample of `[evaluations, batch]` and `[evaluations, batch, dim]` one evaluation."""
+    sample = torch.arange(len(which), device=which.device)
+    return log_snr[which, sample], seen[which, sample]
+
+
+def _of_all(areas: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Figures of an evaluation, of those of its areas."""
+    if len(areas) == 1:
+        return areas[0]
+    within, probability, push, finite = map(torch.stack, zip(*areas, strict=True))
+    return within[0], probability.amax(dim=0), push.amax(dim=0), finite.all(dim=0)

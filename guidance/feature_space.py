@@ -39,34 +39,35 @@ class FeatureSpace:
 
     def embed(self, activation: Tensor) -> Tensor:
         """`[batch, dim]`, float32."""
-        return self._embed(self._pooled(activation))
+        return self.direction(self.pooled(activation))
 
-    def _embed(self, pooled: Tensor) -> Tensor:
+    def direction(self, pooled: Tensor) -> Tensor:
+        """The embedding `[batch, dim]` of a pooled activation."""
         mixed = pooled
         if self.width > CHANNELS:
             mixed = torch.einsum("mc,bchw->bmhw", self._mixing(pooled.device), pooled)
         return LENGTH * torch.nn.functional.normalize(mixed.flatten(1), dim=1)
 
-    def push(self, activation: Tensor, embedding_push: Tensor) -> Tensor:
+    def push(self, activation: Tensor, pooled: Tensor, embedding_push: Tensor) -> Tensor:
         """A displacement of the embedding `[batch, dim]` -> one of the activation, of its shape.
 
-        It points where the embedding's displacement does, and is to the pooled activation what
-        that is to the embedding.
+        It points where the embedding's displacement does, and is to the pooled activation, which
+        is given as well, what that is to the embedding.
         """
         grid = embedding_push.view(-1, self.channels, GRID, GRID)
         if self.width > CHANNELS:
             grid = torch.einsum("mc,bmhw->bchw", self._mixing(grid.device), grid)
         share = torch.linalg.vector_norm(embedding_push, dim=1) / LENGTH
         length = torch.linalg.vector_norm(grid.flatten(1), dim=1)
-        pooled = torch.linalg.vector_norm(self._pooled(activation).flatten(1), dim=1)
-        scale = share * pooled / length.clamp(min=torch.finfo(length.dtype).tiny)
+        whole = torch.linalg.vector_norm(pooled.flatten(1), dim=1)
+        scale = share * whole / length.clamp(min=torch.finfo(length.dtype).tiny)
         (_, rows), (_, columns) = (self._matrices_for(n, grid.device)
                                    for n in activation.shape[-2:])
         frame = rows @ (scale.view(-1, 1, 1, 1) * grid) @ columns.T
         between = [1] * (activation.ndim - 4)
         return frame.view(*frame.shape[:2], *between, *frame.shape[-2:]).expand_as(activation)
 
-    def _pooled(self, activation: Tensor) -> Tensor:
+    def pooled(self, activation: Tensor) -> Tensor:
         """`[batch, width, GRID, GRID]`, float32."""
         frame = activation.float()
         if frame.ndim > 4:

@@ -6,6 +6,8 @@ radius means the same for every resolution and channel count.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,12 @@ def pooling_matrix(size: int, bins: int) -> Tensor:
         first, last = i * size // bins, -(-(i + 1) * size // bins)
         matrix[i, first:last] = 1 / (last - first)
     return matrix
+
+
+@cache
+def kept_variance(size: int, bins: int) -> float:
+    """What averaging leaves of the variance of noise."""
+    return pooling_matrix(size, bins).square().sum(dim=1).mean().item()
 
 
 def spreading_matrix(bins: int, size: int) -> Tensor:
@@ -54,11 +62,11 @@ class LatentSpace:
         (rows, _), (columns, _) = (self._matrices_for(n, x0.device) for n in x0.shape[-2:])
         return (rows @ frame @ columns.T).flatten(1) / self.dim ** 0.5
 
-    def noise_scale(self, x0: Tensor) -> Tensor:
-        """`[]`: root mean square of the embedding of noise of variance 1 and of the shape of x0."""
-        (rows, _), (columns, _) = (self._matrices_for(n, x0.device) for n in x0.shape[-2:])
+    def noise_scale(self, x0: Tensor) -> float:
+        """Root mean square of the embedding of noise of variance 1 and of the shape of x0."""
+        rows, columns = (kept_variance(n, GRID) for n in x0.shape[-2:])
         frames = x0[0, 0].numel() // (x0.shape[-1] * x0.shape[-2])
-        return (rows.square().sum(1).mean() * columns.square().sum(1).mean() / frames).sqrt()
+        return (rows * columns / frames) ** 0.5
 
     def lift(self, push: Tensor, x0: Tensor) -> Tensor:
         """A displacement of the embedding `[batch, dim]` -> a smooth one of x0, of its shape."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,15 +13,23 @@ def per_sample_norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1).float(), dim=1)
 
 
-def limit(shift: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales each sample's shift down to norm `most` where it is larger.
+class Limited(NamedTuple):
+    """shift: `[batch, ...]`; norm: `[batch]`, of each sample's shift where that is finite; finite:
+    `[batch]` bool, a shift with NaN or infinity in it has become zero."""
 
-    shift: `[batch, ...]`; most: `[batch]`. Returns (the shift, dropped `[batch]` bool): a shift
-    with NaN or infinity in it becomes zero and is reported as dropped.
-    """
+    shift: Tensor
+    norm: Tensor
+    finite: Tensor
+
+
+def limit(shift: Tensor, most: Tensor | None = None) -> Limited:
+    """Scales each sample's shift `[batch, ...]` down to norm `most`, `[batch]`, where it is
+    larger; None: bounds nothing, and only drops what is not finite."""
     norm = per_sample_norm(shift)
-    dropped = ~torch.isfinite(norm)
-    scale = (most / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1)
+    finite = norm < torch.inf
     view = (-1, *[1] * (shift.ndim - 1))
-    bounded = torch.where(dropped.view(view), 0, shift * scale.view(view))
-    return bounded, dropped
+    if most is not None:
+        bounded = torch.minimum(norm, most)
+        shift = shift * (bounded / norm.clamp(min=torch.finfo(norm.dtype).tiny)).view(view)
+        norm = bounded
+    return Limited(torch.where(finite.view(view), shift, 0), norm, finite)

@@ -150,10 +150,10 @@ class MinorityRun:
             self._gradient = self._compute(x, level)
         factor = settings.weight * vp_factor(after if settings.mean else level)
         shift = level.like(factor, x).to(self._gradient) * self._gradient  # eq. 4, 8
-        shift, dropped = limit(shift, shift.new_full((len(shift),), torch.inf))
+        limited = limit(shift)
         removed = per_sample_norm(x / level.like(level.signal, x) - denoised)
-        self._pushes.append((per_sample_norm(shift) / removed, dropped))
-        return denoised + shift.to(denoised.dtype)
+        self._pushes.append((limited.norm / removed, limited.finite))
+        return denoised + limited.shift.to(denoised.dtype)
 
     def _compute(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """Gradient of log c by x_vp at x `[batch, ...]`, which may be tensors of inference mode."""
@@ -180,8 +180,8 @@ class MinorityRun:
         """To be read when the run has ended: it waits for the device."""
         if not self._pushes:
             return MinorityFigures(self._passed, 0, 0, 0.0, 0.0, 0.0, 0)
-        push, dropped = (torch.stack(column).cpu() for column in zip(*self._pushes, strict=True))
+        push, finite = (torch.stack(column).cpu() for column in zip(*self._pushes, strict=True))
         return MinorityFigures(
-            passed=self._passed, pushed=int((~dropped).any(dim=1).sum()), computed=self._computed,
-            mean_push=finite_mean(push[~dropped]), first=finite_mean(self._log_c[0]),
-            last=finite_mean(self._log_c[-1]), dropped=int(dropped.sum()))
+            passed=self._passed, pushed=int(finite.any(dim=1).sum()), computed=self._computed,
+            mean_push=finite_mean(push[finite]), first=finite_mean(self._log_c[0]),
+            last=finite_mean(self._log_c[-1]), dropped=int((~finite).sum()))

@@ -30,7 +30,7 @@ from .feature_space import FeatureSpace
 from .latent_space import LatentSpace
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
-from .repulsion import Repulsion, Samples
+from .repulsion import Repelled, Repulsion, Samples
 from .starts import Model, Start, StartSearch
 from .vision_space import VisionSpace
 
@@ -176,18 +176,18 @@ class NoveltyRun:
     def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel) -> Tensor:
         """The limited shift of x_t, `[batch, ...]`."""
         wanted, probability = self._wanted(x, denoised, sigma, level)
-        removed = per_sample_norm(x - level.like(level.signal, x) * denoised)
+        removed = per_sample_norm(
+            torch.addcmul(x, level.like(level.signal, x), denoised, value=-1))
         within = (sigma >= self.settings.sigma_end) & (sigma <= self.settings.sigma_start)
-        shift, dropped = limit(wanted, within * self.settings.strength * removed)
-        self._evaluations.append(
-            (within, probability, per_sample_norm(shift) / removed, dropped))
-        return shift.to(denoised.dtype)
+        limited = limit(wanted, within * self.settings.strength * removed)
+        self._evaluations.append((within, probability, limited.norm / removed, limited.finite))
+        return limited.shift.to(denoised.dtype)
 
     def _wanted(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel
                 ) -> tuple[Tensor, Tensor]:
         """The wanted shift of x_t, of its shape, and P(already generated) `[batch]`."""
         embedding = self.space.embed(denoised)
-        push, probability = self._push(embedding, level)
+        push, probability = self._push(embedding)
         shift = level.signal[:, None] * push
         if self._early is not None:
             self._opening = embedding if self._opening is None else self._opening
@@ -198,18 +198,16 @@ class NoveltyRun:
             self._far.append(extra > level.signal)
         return self.space.lift(shift, denoised), probability
 
-    def _push(self, embedding: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+    def _push(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """-grad log(1 - P) adds up over independent memories: the log's and the batch's own."""
-        push = torch.zeros_like(embedding)
-        novel = embedding.new_ones(len(embedding))  # P(not generated before)
-        if self.repulsion is not None:
-            repelled = self.repulsion(embedding, level.log_snr)
-            push, novel = push + repelled.push, novel * (1 - repelled.probability)
+        found = [] if self.repulsion is None else [self.repulsion(embedding)]
         if self._mates:
-            repelled = self._from_mates(embedding)
-            push = push + self.settings.batch * repelled.push
-            novel = novel * (1 - self.settings.batch * repelled.probability)
-        return self._scale * push, 1 - novel
+            mates = self._from_mates(embedding)
+            found.append(Repelled(*(self.settings.batch * part for part in mates)))
+        push, probability = found[0]
+        for more, again in found[1:]:
+            push, probability = push + more, 1 - (1 - probability) * (1 - again)
+        return self._scale * push, probability
 
     def is_settled(self) -> bool | None:
         """Whether the images were decided at the first x0-hat that was looked at; None where
@@ -224,7 +222,7 @@ class NoveltyRun:
         if not self._evaluations:
             return PushFigures(possible, 0, 0, 0.0, 0.0, 0, self.of, start=self._start,
                                antithetic=self._antithetic)
-        within, probability, push, dropped = (
+        within, probability, push, finite = (
             torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
         count = int(within.sum())
         near = (probability > NEAR) & within
@@ -232,7 +230,7 @@ class NoveltyRun:
         return PushFigures(
             possible=possible, evaluations=len(within), within=int(within.any(dim=1).sum()),
             pushed=int(near.sum()) / max(count, 1),
-            mean_push=float(push[within].nan_to_num().sum()) / max(count, 1),
-            dropped=int((dropped & within).sum()), of=self.of, looked=self._looked,
+            mean_push=float(push[within & finite].nan_to_num().sum()) / max(count, 1),
+            dropped=int((~finite & within).sum()), of=self.of, looked=self._looked,
             early=int((near & far).any(dim=1).sum()), start=self._start,
             fits_batch=self._mates and self.settings.fits_batch, antithetic=self._antithetic)

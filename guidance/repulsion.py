@@ -1,7 +1,7 @@
 """Pushes away from remembered samples: the exact kernel, and SPELL's ball.
 
 Both work in a feature space's units and share one contract with the novelty net, whose oracles
-they are: a repulsion maps embeddings `[batch, dim]` at a log SNR `[batch]` to a Repelled.
+they are: a repulsion maps embeddings `[batch, dim]` to a Repelled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Repulsion(Protocol):
     through_model: ClassVar[bool]
     radius: float
 
-    def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled: ...
+    def __call__(self, embedding: Tensor) -> Repelled: ...
 
 
 def squared_distance(a: Tensor, b: Tensor, norms: Tensor | None = None) -> Tensor:
@@ -68,8 +68,10 @@ def gaussian_mixture(embedding: Tensor, centres: Tensor, log_weight: Tensor, ban
     Returns f `[batch]` and m `[batch, dim]`, with which the gradient of f is (m - e) / h^2.
     """
     exponent = torch.addmm(log_weight, embedding, centres.T, alpha=bandwidth ** -2)
-    f = exponent.logsumexp(dim=1) - embedding.square().sum(dim=1) / (2 * bandwidth ** 2)
-    return f, exponent.softmax(dim=1) @ centres
+    share = exponent.softmax(dim=1)
+    f = exponent.amax(dim=1) - share.amax(dim=1).log()  # logsumexp, in fewer operations
+    f = torch.sub(f, embedding.square().sum(dim=1), alpha=1 / (2 * bandwidth ** 2))
+    return f, share @ centres
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class ExactKernel(Samples):
     def _weight(self) -> Tensor:
         return log_mixture_weight(self.centred, self.log_weight, self.radius / SHARPNESS)
 
-    def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
+    def __call__(self, embedding: Tensor) -> Repelled:
         embedding = embedding - self.origin
         f, mean = gaussian_mixture(embedding, self.centred, self._weight, self.radius / SHARPNESS)
         probability = torch.sigmoid(f + EDGE)
@@ -136,7 +138,7 @@ class Ball(Samples):
     def _norms(self) -> Tensor:
         return self.centred.square().sum(dim=1)
 
-    def __call__(self, embedding: Tensor, log_snr: Tensor) -> Repelled:
+    def __call__(self, embedding: Tensor) -> Repelled:
         embedding = embedding - self.origin
         distance = squared_distance(embedding, self.centred, self._norms).sqrt()
         distance = distance.clamp(min=1e-6 * self.radius)

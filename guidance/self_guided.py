@@ -106,10 +106,10 @@ class SelfGuidedRun:
         largest = direction.flatten(1).abs().amax(dim=1)
         factor = settings.scale * factor / largest.clamp(min=torch.finfo(largest.dtype).tiny)
         shift = direction * level.like(factor, x)
-        shift, dropped = limit(shift, shift.new_full((len(shift),), torch.inf))
+        limited = limit(shift)
         removed = per_sample_norm(x / level.like(level.signal, x) - denoised)
-        self._pushes.append((per_sample_norm(shift) / removed, dropped))
-        return denoised + shift.to(denoised.dtype)
+        self._pushes.append((limited.norm / removed, limited.finite))
+        return denoised + limited.shift.to(denoised.dtype)
 
     def _through_model(self, model: Denoiser, x: Tensor, timestep: Tensor) -> Tensor:
         """Gradient of J by x_t."""
@@ -140,8 +140,8 @@ class SelfGuidedRun:
         """To be read when the run has ended: it waits for the device."""
         if not self._pushes:
             return SelfGuidedFigures(self._passed, 0, 0.0, 0.0, 0.0, 0)
-        push, dropped = (torch.stack(column).cpu() for column in zip(*self._pushes, strict=True))
+        push, finite = (torch.stack(column).cpu() for column in zip(*self._pushes, strict=True))
         return SelfGuidedFigures(
-            passed=self._passed, pushed=int((~dropped).any(dim=1).sum()),
-            mean_push=finite_mean(push[~dropped]), first=finite_mean(self._distance[0]),
-            last=finite_mean(self._distance[-1]), dropped=int(dropped.sum()))
+            passed=self._passed, pushed=int(finite.any(dim=1).sum()),
+            mean_push=finite_mean(push[finite]), first=finite_mean(self._distance[0]),
+            last=finite_mean(self._distance[-1]), dropped=int((~finite).sum()))

@@ -52,11 +52,10 @@ class VisionRun(NoveltyRun):
 
     def _wanted(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel
                 ) -> tuple[Tensor, Tensor]:
-        displacement, probability = self._displacement(denoised, sigma, level)
+        displacement, probability = self._displacement(denoised, sigma)
         return level.like(level.signal, x) * displacement, probability
 
-    def _displacement(self, denoised: Tensor, sigma: Tensor, level: NoiseLevel
-                      ) -> tuple[Tensor, Tensor]:
+    def _displacement(self, denoised: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The wanted displacement of x0, of its shape, and P(already generated) `[batch]`."""
         # Waits for the device: what is spared outside the window costs far more.
         now = float(sigma.amax())
@@ -67,7 +66,7 @@ class VisionRun(NoveltyRun):
         if (self._last is None or self._last[0].shape != denoised.shape
                 or self._window.due(now, self._first)):
             started = time.perf_counter()
-            self._last = self.space.pulled_back(denoised, lambda seen: self._push(seen, level))
+            self._last = self.space.pulled_back(denoised, self._push)
             float(self._last[1].sum())  # has ended
             self._gradients += 1
             self._seconds += time.perf_counter() - started

@@ -21,7 +21,7 @@ def test_each_is_pushed_as_if_the_others_were_remembered(radius):
     found = repelled(x, radius)
     for i in range(4):
         others = torch.cat([x[:i], x[i + 1:]])
-        alone = ExactKernel(others, torch.zeros(3), radius)(x[i:i + 1], None)
+        alone = ExactKernel(others, torch.zeros(3), radius)(x[i:i + 1])
         assert torch.allclose(found.push[i], alone.push[0], atol=1e-4)
         assert torch.allclose(found.probability[i], alone.probability[0], atol=1e-4)
 

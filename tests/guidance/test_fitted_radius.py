@@ -57,7 +57,7 @@ def test_a_very_long_history_is_looked_at_as_a_full_net_would(fit: Fit):
 def in_the_middle(given: Tensor, of_each: float, radius: float) -> float:
     """P in the mean of samples that stand for so many each."""
     kernel = ExactKernel(given, torch.full((len(given),), of_each).log(), radius)
-    return float(kernel(given.mean(dim=0)[None], torch.zeros(1)).probability)
+    return float(kernel(given.mean(dim=0)[None]).probability)
 
 
 def test_in_the_middle_of_the_samples_next_to_nothing_counts_as_generated(fit: Fit):

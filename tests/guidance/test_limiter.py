@@ -12,10 +12,11 @@ from guidance.limiter import limit, per_sample_norm
 def test_never_longer_than_allowed(shape):
     shift = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     most = torch.tensor([0.0, 0.5, 5.0, 1e9])
-    bounded, dropped = limit(shift, most)
+    bounded, told, finite = limit(shift, most)
     assert bounded.shape == shift.shape
-    assert not dropped.any()
+    assert finite.all()
     norm = per_sample_norm(bounded)
+    assert torch.allclose(told, norm)
     assert (norm <= most * 1.0001).all()
     assert norm[1].item() == pytest.approx(0.5, rel=1e-4)
     assert torch.equal(bounded[3], shift[3])
@@ -24,8 +25,8 @@ def test_never_longer_than_allowed(shape):
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6, 1e15])
 def test_what_is_too_long_comes_out_the_same_at_every_scale(scale):
     shift = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    expected, _ = limit(shift, torch.tensor([1e-14]))
-    bounded, _ = limit(shift * scale, torch.tensor([1e-14]))
+    expected = limit(shift, torch.tensor([1e-14])).shift
+    bounded = limit(shift * scale, torch.tensor([1e-14])).shift
     assert torch.allclose(bounded, expected, rtol=1e-4)
 
 
@@ -33,11 +34,19 @@ def test_what_is_too_long_comes_out_the_same_at_every_scale(scale):
 def test_what_is_not_finite_is_dropped_and_told(broken):
     shift = torch.ones(3, 2, 2)
     shift[1, 0, 1] = broken
-    bounded, dropped = limit(shift, torch.full((3,), 10.0))
-    assert dropped.tolist() == [False, True, False]
-    assert torch.equal(bounded, torch.ones(3, 2, 2) * torch.tensor([1.0, 0.0, 1.0])[:, None, None])
+    for most in (torch.full((3,), 10.0), None):
+        bounded, _, finite = limit(shift, most)
+        assert finite.tolist() == [True, False, True]
+        assert torch.equal(bounded, torch.tensor([1.0, 0.0, 1.0])[:, None, None].expand(3, 2, 2))
+
+
+def test_without_a_bound_the_shift_stays():
+    shift = 1e9 * torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    bounded, norm, finite = limit(shift)
+    assert torch.equal(bounded, shift) and finite.all()
+    assert torch.equal(norm, per_sample_norm(shift))
 
 
 def test_no_shift_stays_none():
-    bounded, dropped = limit(torch.zeros(1, 3), torch.ones(1))
-    assert not bounded.any() and not dropped.any()
+    bounded, norm, finite = limit(torch.zeros(1, 3), torch.ones(1))
+    assert not bounded.any() and not norm.any() and finite.all()

@@ -164,7 +164,7 @@ def test_without_batch_repulsion_each_sample_is_as_if_alone(kind):
 
 @pytest.mark.parametrize("through_model", [True, False])
 def test_a_push_that_is_not_finite_is_dropped_and_counted(through_model):
-    def broken(embedding: Tensor, log_snr: Tensor) -> Repelled:
+    def broken(embedding: Tensor) -> Repelled:
         push = torch.ones_like(embedding)
         push[0] = torch.nan
         return Repelled(push, torch.ones(len(embedding)))

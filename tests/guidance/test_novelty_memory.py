@@ -292,7 +292,7 @@ def test_a_frozen_revision_fades_the_same_for_ever(memory):
         frozen = replace(memory, half_life=3, revision=40, learn=False)
         at_revision = memory.bank.at(40)
         return [frozen.repulsion(kind, at_revision, None, 0.3, torch.device("cpu"))(
-            torch.randn(3, DIM, generator=torch.Generator().manual_seed(0)), None).push
+            torch.randn(3, DIM, generator=torch.Generator().manual_seed(0))).push
             for kind in REPULSIONS]
 
     record(memory, *map(float, range(40)))
@@ -322,10 +322,10 @@ def test_an_overfull_net_fades_with_its_samples(memory, monkeypatch):
     assert net.log_weight.exp().sum().item() == pytest.approx(
         exact.log_weight.exp().sum().item(), rel=1e-4)
     queries = centre + 0.3 * torch.randn(8, DIM, generator=generator)
-    mine, theirs = net(queries, None), exact(queries, None)
+    mine, theirs = net(queries), exact(queries)
     assert torch.allclose(mine.probability, theirs.probability, atol=0.02)
     assert (torch.cosine_similarity(mine.push, theirs.push) > 0.99).all()
-    unfaded = memory.repulsion("net", seen, None, 1.0, torch.device("cpu"))(queries, None)
+    unfaded = memory.repulsion("net", seen, None, 1.0, torch.device("cpu"))(queries)
     assert (unfaded.probability - theirs.probability).abs().max() > 0.02
 
 

@@ -49,7 +49,7 @@ def test_is_the_exact_kernel_until_it_is_full():
     queries = memory.embedding[:20] + 0.05 * torch.randn(
         20, net.dim, generator=torch.Generator().manual_seed(1))
     exact = ExactKernel(memory.embedding, torch.zeros(100), RADIUS)
-    for mine, theirs in zip(kernel(net)(queries, None), exact(queries, None), strict=True):
+    for mine, theirs in zip(kernel(net)(queries), exact(queries), strict=True):
         assert torch.equal(mine, theirs)
 
 
@@ -67,11 +67,11 @@ def test_agrees_with_exact_when_it_is_overfull(capacity):
         torch.randn(900, net.dim, generator=generator))
     queries = torch.cat([held_out, around])
 
-    mine = kernel(net)(queries, None)
-    exact = ExactKernel(memory.embedding, torch.zeros(1024), RADIUS)(queries, None)
+    mine = kernel(net)(queries)
+    exact = ExactKernel(memory.embedding, torch.zeros(1024), RADIUS)(queries)
     some = torch.randperm(1024, generator=generator)[:capacity]
     of_some = ExactKernel(memory.embedding[some], torch.full((capacity,), 1024 / capacity).log(),
-                          RADIUS)(queries, None)
+                          RADIUS)(queries)
     nearest = squared_distance(queries, memory.embedding).min(dim=1).values
     assert -spearmanr(mine.probability, nearest).statistic > 0.95
     sure = exact.probability > 0.2
@@ -136,7 +136,7 @@ def test_forgets_without_learning_again(monkeypatch):
     assert not learnt and net.holds(fewer)
     assert int(net.mass.sum()) == int(left.sum()) and bool((net.mass > 0).all())
     queries = real_digits()[400:600]
-    ours, theirs = (kernel(one)(queries, None).probability for one in (net, afresh))
+    ours, theirs = (kernel(one)(queries).probability for one in (net, afresh))
     assert spearmanr(ours, theirs).statistic > 0.9
 
 

@@ -18,7 +18,6 @@ from guidance.repulsion import (
 
 DIM = 12
 RADIUS = 0.4
-LOG_SNR = torch.zeros(1)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -74,19 +73,19 @@ def test_weights_of_each_query():
 
 def test_probability_of_the_kernel_is_a_half_at_the_radius_and_nothing_far_away():
     kernel = lone(ExactKernel)
-    at = {d: kernel(at_distance(d * RADIUS), LOG_SNR).probability.item() for d in (0, 1, 2, 5)}
+    at = {d: kernel(at_distance(d * RADIUS)).probability.item() for d in (0, 1, 2, 5)}
     assert at[0] == pytest.approx(torch.sigmoid(torch.tensor(EDGE)).item(), abs=1e-4)
     assert at[1] == pytest.approx(0.5, abs=1e-4)
     assert at[2] < 0.01
     assert at[5] < 1e-12
-    assert kernel(at_distance(5 * RADIUS), LOG_SNR).push.norm() < 1e-12
+    assert kernel(at_distance(5 * RADIUS)).push.norm() < 1e-12
 
 
 @pytest.mark.parametrize("cls", [ExactKernel, Ball])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_push_points_away_from_the_sample(cls, share):
     e = at_distance(share * RADIUS)
-    push = lone(cls)(e, LOG_SNR).push
+    push = lone(cls)(e).push
     assert torch.cosine_similarity(push, e).item() == pytest.approx(1, abs=1e-4)
 
 
@@ -94,12 +93,12 @@ def test_push_points_away_from_the_nearer_of_two():
     near, far = at_distance(0.0), at_distance(10 * RADIUS)
     kernel = ExactKernel(torch.cat([near, far]), torch.zeros(2), RADIUS)
     e = at_distance(0.8 * RADIUS)
-    assert torch.cosine_similarity(kernel(e, LOG_SNR).push, e).item() == pytest.approx(1, abs=1e-4)
+    assert torch.cosine_similarity(kernel(e).push, e).item() == pytest.approx(1, abs=1e-4)
 
 
 def test_a_sample_of_another_prompt_pushes_less():
     e = at_distance(0.5 * RADIUS)
-    found = [ExactKernel(torch.zeros(1, DIM), torch.tensor([w]), RADIUS)(e, LOG_SNR)
+    found = [ExactKernel(torch.zeros(1, DIM), torch.tensor([w]), RADIUS)(e)
              for w in (0.0, -1.6, -8.0)]
     probability = [one.probability.item() for one in found]
     assert probability == sorted(probability, reverse=True)
@@ -108,7 +107,7 @@ def test_a_sample_of_another_prompt_pushes_less():
 
 def test_more_samples_at_one_place_make_a_repeat_more_certain():
     e = at_distance(RADIUS)
-    one, many = (ExactKernel(torch.zeros(n, DIM), torch.zeros(n), RADIUS)(e, LOG_SNR)
+    one, many = (ExactKernel(torch.zeros(n, DIM), torch.zeros(n), RADIUS)(e)
                  for n in (1, 10))
     assert many.probability > one.probability
 
@@ -116,7 +115,7 @@ def test_more_samples_at_one_place_make_a_repeat_more_certain():
 def test_ball_is_the_rule_of_spell():
     centres, e = random(9, DIM, seed=1), random(4, DIM)
     radius = torch.cdist(e, centres).median().item()
-    found = Ball(centres, torch.zeros(9), radius)(e, LOG_SNR)
+    found = Ball(centres, torch.zeros(9), radius)(e)
     for i in range(4):
         expected = torch.zeros(DIM)
         for centre in centres:
@@ -126,17 +125,17 @@ def test_ball_is_the_rule_of_spell():
 
 
 def test_ball_pushes_inside_only():
-    outside = lone(Ball)(at_distance(1.01 * RADIUS), LOG_SNR)
+    outside = lone(Ball)(at_distance(1.01 * RADIUS))
     assert not outside.push.any() and outside.probability.item() == 0
     e = at_distance(0.6 * RADIUS)
-    inside = lone(Ball, overcompensation=1.0)(e, LOG_SNR)
+    inside = lone(Ball, overcompensation=1.0)(e)
     assert inside.probability.item() == 1
     assert (e + inside.push).norm().item() == pytest.approx(RADIUS, rel=1e-3)  # onto the sphere
 
 
 @pytest.mark.parametrize("cls", [ExactKernel, Ball])
 def test_a_repeat_itself_gives_finite_numbers(cls):
-    found = lone(cls)(torch.zeros(1, DIM), LOG_SNR)
+    found = lone(cls)(torch.zeros(1, DIM))
     assert found.push.isfinite().all() and found.probability.isfinite().all()
     assert found.probability.item() > 0.8
 
@@ -144,8 +143,8 @@ def test_a_repeat_itself_gives_finite_numbers(cls):
 @pytest.mark.parametrize("kind", [ExactKernel, Ball])
 def test_far_from_the_origin_as_near_it(kind):
     centres, embedding = 0.3 * random(5, 64), 0.3 * random(3, 64, seed=1)
-    near = kind(centres, torch.zeros(5), 3.0)(embedding, None)
-    far = kind(centres + 500, torch.zeros(5), 3.0)(embedding + 500, None)
+    near = kind(centres, torch.zeros(5), 3.0)(embedding)
+    far = kind(centres + 500, torch.zeros(5), 3.0)(embedding + 500)
     assert torch.allclose(near.push, far.push, rtol=1e-3, atol=1e-3 * near.push.abs().max().item())
     assert torch.allclose(near.probability, far.probability, atol=1e-3)
 
@@ -155,7 +154,7 @@ def test_distance_is_that_of_a_lone_sample_with_the_same_probability(weight):
     """In radii; a centre that stands for many counts as nearer, and as near as can be at most."""
     kernel = ExactKernel(torch.zeros(1, DIM), torch.tensor([weight]).log(), RADIUS)
     found = kernel.distance(at_distance(1.5 * RADIUS))
-    same = lone(ExactKernel)(at_distance(float(found) * RADIUS), LOG_SNR).probability
-    assert same == pytest.approx(float(kernel(at_distance(1.5 * RADIUS), LOG_SNR).probability))
+    same = lone(ExactKernel)(at_distance(float(found) * RADIUS)).probability
+    assert same == pytest.approx(float(kernel(at_distance(1.5 * RADIUS)).probability))
     assert kernel.distance(torch.zeros(1, DIM)) == pytest.approx(
         max(0.0, float(-torch.tensor(weight).log() / EDGE)) ** 0.5)
