@@ -5,8 +5,8 @@
 sd15, sdxl: the host's full architecture with random weights, 512 x 512 (1024 x 1024), CFG 7, with a
 memory of 10,000 samples and a base classifier with random weights; half a minute a step on two slow
 cores, 4 GB of RAM (SDXL 11 GB; only when asked for). small: the demo models, and the same memory on
-a tiny U-Net. import: what loading the pack adds. On a GPU, where there is one: bfloat16, batches of
-1 and 4. Every run is kept in benchmarks/work/overhead/, so it can be stopped and run again; writes
+a tiny U-Net. import: what loading the pack adds. On the processor; for a GPU see overhead_gpu.py.
+Every run is kept in benchmarks/work/overhead/, so it can be stopped and run again; writes
 benchmarks/results/overhead.json and .md.
 """
 
@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,23 +28,23 @@ import torch
 from benchmarks.chains import WORK
 from benchmarks.overhead_graphs import (
     GIVEN,
-    HISTORY,
     LARGE,
     VARIANTS,
     Given,
-    build_features,
+    build_memory,
     classifier,
     demo_model,
     graph,
     has_features,
-    random_model,
+    large_model,
 )
 from benchmarks.overhead_report import write_report
-from benchmarks.scale_memories import build, file, opened
 from demo.host import InProcessHost
 from dev import ROOT, locate_host
 
 FIGURES = WORK / "overhead" / "figures.json"
+
+
 class Watch:
     """Times every model evaluation of the host and, without what they enclose, every call of this
     pack's wrappers. Seconds as (wall, processor)."""
@@ -75,17 +74,15 @@ class Watch:
 
 
 def now() -> tuple[float, float]:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
 
 
 @contextlib.contextmanager
-def watched(host: InProcessHost) -> Iterator[Watch]:
+def watched(host: InProcessHost, watch: Watch | None = None) -> Iterator[Watch]:
     """A Watch over all that samples while it lasts."""
     import comfy.samplers
 
-    watch = Watch()
+    watch = watch or Watch()
     hooks = {"novelty": host.pack("nodes._novelty_hooks").NoveltyHooks,
              "minority": host.pack("nodes._sampling_hooks").SamplingHooks}
     if has_features(host):
@@ -115,9 +112,9 @@ class Bench:
         """Every variant once a round, each with the same seed; those that tell most come first."""
         variants = [name for name in VARIANTS if name != "features" or has_features(self.host)]
         runs = self.figures.setdefault(part, [])
-        if has_features(self.host) and "database" not in settings and len(
-                [run for run in runs if run["variant"] == "features"]) < count:
-            build_features(self.host, part)
+        if "database" not in settings and len({run["round"] for run in runs}) < count:
+            for space in ("latent", "features"):
+                build_memory(self.host, part, space)
         with watched(self.host) as watch:
             for number in range(count):
                 done = {run["variant"] for run in runs if run["round"] == number}
@@ -125,33 +122,10 @@ class Bench:
                     self.host.run(graph(self.host, variant, part=part, seed=number, **settings))
                     found = watch.take()
                     runs.append({"variant": variant, "round": number, **found})
-                    if torch.cuda.is_available():
-                        runs[-1]["synchronised"] = self.synchronised(
-                            variant, number, settings | {"part": part})
-                        watch.take()
                     save(self.figures)
                     model = [wall for wall, _ in found["model"]]
                     print(part, number, variant, f"{sum(model) / len(model):.3f} s a step",
                           flush=True)
-
-    def synchronised(self, variant: str, number: int, settings: dict[str, Any]) -> float:
-        """How often a step waits for the GPU, as torch warns of it: by what a run of twice the
-        steps waits more. What a run waits once, as for its weights, is no step's."""
-        steps = settings["steps"]
-        once, twice = (self.waits(variant, number, settings | {"steps": count})
-                       for count in (steps, 2 * steps))
-        return (twice - once) / steps
-
-    def waits(self, variant: str, number: int, settings: dict[str, Any]) -> int:
-        """How often a run waits for the GPU."""
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                self.host.run(graph(self.host, variant, seed=10 ** 6 + number, **settings))
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        return sum("synchroniz" in str(one.message) for one in told)
 
 
 def save(figures: dict[str, Any]) -> None:
@@ -161,17 +135,8 @@ def save(figures: dict[str, Any]) -> None:
 
 def large(bench: Bench, name: str, rounds: int) -> None:
     """The host's full architecture."""
-    config, net, size, width, pooled = LARGE[name]
-    on_gpu = torch.cuda.is_available()
-    GIVEN["model"] = random_model(config, net, torch.bfloat16 if on_gpu else torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    for prompt in ("positive", "negative"):
-        GIVEN[prompt] = [[torch.randn(1, 77, width, generator=generator), {
-            "pooled_output": torch.randn(1, pooled, generator=generator)} if pooled else {}]]
-    GIVEN["classifier"] = classifier(bench.host, size)(f"{config}/4")
-    for batch in (1, 4) if on_gpu else (1,):
-        bench.rounds(f"{name} batch {batch}", rounds, size=size, steps=20 if on_gpu else 2, cfg=7.0,
-                     batch=batch)
+    size = large_model(bench.host, name, torch.float32)
+    bench.rounds(f"{name} batch 1", rounds, size=size, steps=2, cfg=7.0, batch=1)
     GIVEN.clear()
 
 
@@ -225,12 +190,8 @@ def main() -> None:
         figures["import"] = import_seconds()
         save(figures)
     if {"small", "sd15", "sdxl"} & set(wanted):
-        if not file(HISTORY).exists():
-            build(HISTORY)
-        memory = opened(HISTORY)
-        memory.nets.net(memory.bank.at())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            host = InProcessHost(Path(folder), cpu=not torch.cuda.is_available())
+            host = InProcessHost(Path(folder))
             host.load_extra("nodes_preview_any")
             bench = Bench(host, figures)
             import comfy.utils

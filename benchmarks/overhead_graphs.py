@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.scale_memories import NAME, build, file
+from benchmarks.scale_memories import build, file
 from demo.host import InProcessHost
 from demo.workflow import widget_defaults
 
@@ -45,6 +45,10 @@ class Given:
     def VALIDATE_INPUTS(cls, **_):  # noqa: N802
         return True
 
+    @classmethod
+    def IS_CHANGED(cls, name: str):  # noqa: N802
+        return id(GIVEN[name])  # else the host goes on with what an earlier part gave
+
     def give(self, name: str):
         return (GIVEN[name],)
 
@@ -62,6 +66,18 @@ def demo_model(host: InProcessHost, name: str, label: int = -1) -> None:
     GIVEN.update({one: loaded[one][0] for one in loading})
 
 
+def large_model(host: InProcessHost, name: str, dtype: torch.dtype) -> int:
+    """Gives one of LARGE, prompts and a classifier; returns the size of its latents."""
+    config, net, size, width, pooled = LARGE[name]
+    GIVEN["model"] = random_model(config, net, dtype)
+    generator = torch.Generator().manual_seed(0)
+    for prompt in ("positive", "negative"):
+        GIVEN[prompt] = [[torch.randn(1, 77, width, generator=generator), {
+            "pooled_output": torch.randn(1, pooled, generator=generator)} if pooled else {}]]
+    GIVEN["classifier"] = classifier(host, size)(f"{config}/4")
+    return size
+
+
 def classifier(host: InProcessHost, size: int):
     """A base classifier for latents `[4, size, size]` with random weights."""
     encoder = host.pack("guidance.adm_encoder")
@@ -75,26 +91,31 @@ def classifier(host: InProcessHost, size: int):
 
 
 def graph(host: InProcessHost, variant: str, *, part: str, size: int, steps: int, seed: int,
-          cfg: float, batch: int, scale: int = 8, database: str | None = None) -> dict:
+          cfg: float, batch: int, scale: int = 8, database: str | None = None,
+          compiled: str = "", **inputs: Any) -> dict:
     """API format; the model, prompts and classifier are Given. size: of latents; scale: pixels to
-    one of these; database: of the memory, by default the large one."""
+    one of these; database: of the memory, by default the large one; compiled: by which backend of
+    TorchCompileModel; inputs: of Novelty Guidance, where not its defaults."""
     nodes = {name: ("Given", {"name": name})
              for name in ("model", "positive", "negative", "classifier")}
     model = "model"
+    if compiled:
+        nodes["compiled"] = ("TorchCompileModel", {"model": ["model", 0], "backend": compiled})
+        model = "compiled"
     for kind in VARIANTS[variant]:
         if kind == "minority":
             nodes["minority"] = ("UncommonMinorityGuidance", {
                 "model": [model, 0], "classifier": ["classifier", 0]}
                 | _defaults(host, "UncommonMinorityGuidance"))
         else:
+            space = "features" if kind == "features" else "latent"
             nodes["memory"] = ("UncommonNoveltyMemory", {
-                "name": NAME, "mode": "learn", "revision": -1, "max_megabytes": 2 ** 20,
+                "name": memory_name(part, space), "mode": "learn", "revision": -1,
+                "max_megabytes": 2 ** 20, "space": space,
                 "database": f"sqlite:///{file(HISTORY)}" if database is None else database})
             nodes["novelty"] = ("UncommonNoveltyGuidance", {
                 "model": [model, 0], "memory": ["memory", 0]}
-                | _defaults(host, "UncommonNoveltyGuidance") | {"prompt_aware": False})
-            if kind == "features":
-                nodes["memory"][1].update(space="features", name=features_memory(part))
+                | _defaults(host, "UncommonNoveltyGuidance") | {"prompt_aware": False} | inputs)
         model = kind if kind == "minority" else "novelty"
     nodes["latent"] = ("EmptyLatentImage",
                        {"width": scale * size, "height": scale * size, "batch_size": batch})
@@ -113,17 +134,16 @@ def _defaults(host: InProcessHost, node: str) -> dict[str, Any]:
     return widget_defaults(host.pack_nodes[node].GET_NODE_INFO_V1())
 
 
-def features_memory(part: str) -> str:
-    """Its name."""
-    return f"features of {part}"
+def memory_name(part: str, space: str) -> str:
+    return f"{space} of {part}"
 
 
-def build_features(host: InProcessHost, part: str) -> None:
-    """A memory of 10,000 samples in the feature space of the model that is Given."""
+def build_memory(host: InProcessHost, part: str, space: str) -> None:
+    """A memory of 10,000 samples for the model that is Given, whose net has learnt them."""
     memory = host.pack("guidance.novelty_memory").NoveltyMemory(
-        url=f"sqlite:///{file(HISTORY)}", name=features_memory(part), space="features")
-    space = host.pack("nodes._latents").memory_space(GIVEN["model"], memory)
-    build(HISTORY, memory.name, space.id, space.dim)
+        url=f"sqlite:///{file(HISTORY)}", name=memory_name(part, space), space=space)
+    made = host.pack("nodes._latents").memory_space(GIVEN["model"], memory)
+    build(HISTORY, memory.name, made.id, made.dim)
     memory.nets.net(memory.bank.at())
 
 

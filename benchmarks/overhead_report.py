@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 
 OWN = ("novelty", "minority")
+CPU = 1  # which of a pair of seconds counts: (wall, processor)
 LEGEND = """
 Step: one evaluation of the model by KSampler. Own: what the guidance itself does in a step (the
 time in its wrappers, without what these enclose), median and quartiles; a run's first step, which
@@ -47,13 +48,12 @@ def rows(runs: Sequence[Mapping]) -> dict[str, dict[str, Any]]:
     """Per variant: what a step and an image cost."""
     by = {name: [run for run in runs if run["variant"] == name]
           for name in dict.fromkeys(run["variant"] for run in runs)}
-    clock = _clock(runs)
-    step = median(model_steps(runs, clock))
+    step = median(model_steps(runs, CPU))
     found = {}
     for variant, some in by.items():
         names = [name for name in OWN if any(name in run for run in some)]
-        spent, wall = own(some, names, clock), own(some, names, 0)
-        image = [sum(pair[clock] for name in names for pair in run.get(f"{name} run", ()))
+        spent, wall = own(some, names, CPU), own(some, names, 0)
+        image = [sum(pair[CPU] for name in names for pair in run.get(f"{name} run", ()))
                  for run in some]
         beside = [_seconds(run) / _seconds(plain) for run in some for plain in by.get("plain", ())
                   if plain["round"] == run["round"]]
@@ -64,8 +64,7 @@ def rows(runs: Sequence[Mapping]) -> dict[str, dict[str, Any]]:
             "ratio": 1 + median(spent) / step if spent else 1.0,
             "side_by_side": quartiles(beside) if beside else None,
             "image_in_steps": median(image) / step if names else None,
-            "image_seconds": median(image) if names else None,
-            "synchronised": [run["synchronised"] for run in some if "synchronised" in run]}
+            "image_seconds": median(image) if names else None}
     return found
 
 
@@ -82,11 +81,10 @@ def summary(figures: Mapping[str, Any]) -> dict[str, float | None]:
         """Of every run that has these, also where others are in it."""
         runs = [run for run in large if all(name in run for name in names)
                 and run["variant"] != "features"]
-        clock = _clock(large)
-        return 1 + median(own(runs, names, clock)) / median(model_steps(large, clock)) if (
+        return 1 + median(own(runs, names, CPU)) / median(model_steps(large, CPU)) if (
             runs) else None
 
-    spent = own([run for run in tiny if run["variant"] == "novelty"], ["novelty"], _clock(tiny))
+    spent = own([run for run in tiny if run["variant"] == "novelty"], ["novelty"], CPU)
     recorded = [row["image_in_steps"] for name, row in table.items() if name in ("novelty", "both")]
     return {
         "sd15_novelty_latent": ratio("novelty"),
@@ -97,11 +95,6 @@ def summary(figures: Mapping[str, Any]) -> dict[str, float | None]:
         "novelty_us_per_step": 1e6 * median(spent) if spent else None,
         "import_seconds": (median(pair[0] for pair in figures["import"])
                            if figures.get("import") else None)}
-
-
-def _clock(runs: Sequence[Mapping]) -> int:
-    """Which seconds count: processor time, but for a GPU, whose work is none."""
-    return 0 if any("synchronised" in run for run in runs) else 1
 
 
 def write_report(figures: Mapping[str, Any]) -> None:
