@@ -58,18 +58,17 @@ class Part(NamedTuple):
     batch: int
     rounds: int
     compiled: str = ""
-    variants: tuple[str, ...] = ("plain", "novelty", "features", "minority", "both")
     profiled: bool = False
+    variants: tuple[str, ...] = ("plain", "novelty", "features", "minority", "both")
 
 
-UNTOUCHED = ("plain", "novelty", "minority", "both")  # the model's own graph
 PARTS = {
     "SD 1.5, batch 1": Part("sd15", 1, 12, profiled=True),
     "SD 1.5, batch 4": Part("sd15", 4, 6, profiled=True),
     "SDXL, batch 1": Part("sdxl", 1, 4, profiled=True),
     "SDXL, batch 4": Part("sdxl", 4, 2),
-    "SD 1.5, batch 1, cudagraphs": Part("sd15", 1, 12, "cudagraphs", UNTOUCHED),
-    "SD 1.5, batch 1, inductor": Part("sd15", 1, 12, "inductor", UNTOUCHED),
+    "SD 1.5, batch 1, cudagraphs": Part("sd15", 1, 12, "cudagraphs"),
+    "SD 1.5, batch 1, inductor": Part("sd15", 1, 12, "inductor"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import comfy.ldm.flux.model
@@ -14,6 +14,7 @@ import comfy.ldm.qwen_image.model
 import comfy.ldm.wan.model
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch import Tensor
 
 from ..guidance.feature_space import FeatureSpace
@@ -68,11 +69,19 @@ def tap_of(model) -> Tap:
         "own.")
 
 
-def tapped(guider, tap: Tap, adapt: Adapt) -> AbstractContextManager[None]:
+def is_compiled(guider) -> bool:
+    """Whether a node like TorchCompileModel is in the graph."""
+    return guider.model_options.get(TORCH_COMPILE_KWARGS) is not None
+
+
+@contextmanager
+def tapped(guider, tap: Tap, adapt: Adapt) -> Iterator[None]:
     """Within, `adapt` is called with the activation `[batch, width, (frames,) height, width]` of
     each area that the positive prompt is evaluated at, and what it returns takes its place.
 
-    It comes after all patches that other nodes have put on the same block.
+    It comes after all patches that other nodes have put on the same block. A compiled model runs
+    uncompiled within: the host has torch.compile not look at what patches there are, so compiled
+    code has those of the run that it was made in.
     """
     options = guider.model_options.setdefault("transformer_options", {})
     conds = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
@@ -81,9 +90,12 @@ def tapped(guider, tap: Tap, adapt: Adapt) -> AbstractContextManager[None]:
     def adapted(activation: Tensor, call: dict) -> Tensor:
         return _on_positive(activation, call, positive, adapt)
 
-    if tap.block is None:
-        return _middle(options, adapted)
-    return _block(options, tap, adapted)
+    with ExitStack() as within:
+        if is_compiled(guider):
+            within.enter_context(torch.compiler.set_stance("force_eager"))
+        within.enter_context(_middle(options, adapted) if tap.block is None
+                             else _block(options, tap, adapted))
+        yield
 
 
 @contextmanager

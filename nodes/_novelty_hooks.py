@@ -19,7 +19,7 @@ from ..guidance.novelty_memory import FEATURES, VISION, NoveltyMemory, Recorded,
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
 from . import _host
-from ._feature_tap import tap_of, tapped
+from ._feature_tap import is_compiled, tap_of, tapped
 from ._images import previews_as_image
 from ._late_cfg import LateCFG, without_cfg
 from ._latents import memory_space
@@ -157,7 +157,7 @@ class NoveltyHooks:
                       cfg=LateCFG(sampling.percent_to_sigma(self.options.cfg_start_percent)),
                       pure_noise=pure_noise, candidates=self.options.starts(
                           self.memory, remembered, len(sigmas) - 1, without_cfg=no_cfg),
-                      ignored=self._ignored())
+                      ignored=self._ignored(guider))
 
     def _end(self, guided: Guided, result: Tensor, whole: bool) -> None:
         """Remembers the latents `[batch, ...]` of a run that went on to the end, and reports."""
@@ -174,13 +174,15 @@ class NoveltyHooks:
             self.memory, node=self.node_id, push=figures.mean_push if figures.pushed else 0.0,
             novelty=[] if recorded is None else recorded.novelty.tolist())
 
-    def _ignored(self) -> list[str]:
+    def _ignored(self, guider) -> list[str]:
         """What is linked or set and has no use, and for what it is."""
         given = {"clip_vision": self.clip_vision, "vae": self.vae}
         names = [name for name, value in given.items() if value is not None]
         told = self.options.ignored(self.memory)
         if names and self.memory.space != VISION:
             told.insert(0, f"{' and '.join(names)}. It is for a memory with space vision.")
+        if self.memory.space == FEATURES and is_compiled(guider):
+            told.append("TorchCompileModel, since space features reads the model's activations.")
         return told
 
     def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:

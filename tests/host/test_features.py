@@ -291,6 +291,26 @@ def test_other_packs_patches_on_the_same_block_still_work(small):
     assert not torch.allclose(moved, expected, atol=1e-5)
 
 
+def test_a_compiled_model_is_guided_like_any_other(small, caplog):
+    """It has run without guidance before, and so its code knows of none."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    _, kind, hooks = small
+    compiled = kind.load().clone(disable_dynamic=True)
+    set_torch_compile_wrapper(model=compiled, backend="eager",  # TorchCompileModel needs a compiler
+                              options={"guard_filter_fn": skip_torch_compile_dict})
+    expected = sample(kind, compiled)
+    guided = hooks.attach(compiled)
+    with caplog.at_level("INFO", "uncommon"):
+        first, again = (sample(kind, guided) for _ in range(2))
+    assert "Not used: TorchCompileModel, since space features reads" in caplog.text
+    assert torch.equal(first, sample(kind, kind.load()))
+    assert not torch.allclose(again, first, atol=1e-4)
+    assert hooks.memory.log.stats().live_samples == 2
+    assert torch.equal(sample(kind, compiled), expected)
+
+
 def test_an_architecture_without_taps_says_what_is_supported(fresh_host):
     from demo.host import small_models
 
