@@ -37,6 +37,7 @@ from benchmarks.results import RESULTS, circumstances, command_line, earlier_row
 from demo.host import InProcessHost
 
 STEPS = 20
+COUNTED = 6  # steps of the runs whose kernels and waits are counted
 OURS = ("novelty", "minority", "adapter")
 LEGEND = """
 Step: seconds of the sampler over its steps, without a wait in between. Times plain: of the run
@@ -138,7 +139,7 @@ class GPUBench:
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with watched(self.host, ProfiledWatch()), torch.profiler.profile(
                 activities=activities) as profiler:
-            self.run(variant, 0)
+            self.run(variant, 0, COUNTED)
         events = profiler.events()
         main = {event.thread for event in events if event.name == "model"}
         count, seconds = Counter[str](), Counter[str]()
@@ -147,13 +148,13 @@ class GPUBench:
                 whose = _whose(event, main)
                 count[whose] += len(event.kernels)
                 seconds[whose] += 1e-6 * sum(kernel.duration for kernel in event.kernels)
-        return {f"{whose} {what}": by[whose] / STEPS for whose in ("ours", "model")
+        return {f"{whose} {what}": by[whose] / COUNTED for whose in ("ours", "model")
                 for what, by in (("kernels", count), ("device", seconds))}
 
     def waits(self, variant: str) -> float:
         """How often a step waits for the device, as torch warns of it."""
-        once, twice = (self._waits_of_run(variant, count) for count in (STEPS, 2 * STEPS))
-        return (twice - once) / STEPS
+        once, twice = (self._waits_of_run(variant, count) for count in (COUNTED, 2 * COUNTED))
+        return (twice - once) / COUNTED
 
     def _waits_of_run(self, variant: str, steps: int) -> int:
         torch.cuda.set_sync_debug_mode("warn")
