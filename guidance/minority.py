@@ -23,6 +23,7 @@ Steps that are small make both forms one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from .limiter import limit, per_sample_norm
 from .noise_level import NoiseLevel
+from .replayed import Replayed
 from .step_window import Passed, StepWindow
 
 MODES = ("class", "mixed")
@@ -116,6 +118,29 @@ def finite_mean(values: Tensor) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
+def climbed(classifier: Classifier, target: int | None, x: Tensor, signal: Tensor, noise: Tensor
+            ) -> tuple[Tensor, Tensor]:
+    """Gradient of log c by x_vp at x `[batch, ...]`, of its shape, and log c `[batch]`.
+
+    x, signal, noise: may be tensors of inference mode; target: as MinoritySettings has it.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        level = NoiseLevel(signal.detach().clone(), noise.detach().clone())
+        scale = (level.signal ** 2 + level.noise ** 2).sqrt()
+        x_vp = x.detach() / level.like(scale, x)
+        x_vp = x_vp.to(torch.promote_types(x.dtype, torch.float32)).clone().requires_grad_()
+        image = x_vp.squeeze(2) if x_vp.ndim == 5 else x_vp  # one frame
+        log_probs = classifier.log_probs(image, level.log_snr)
+        if target is None:
+            assert classifier.thresholds is not None
+            tau = classifier.thresholds.to(log_probs)
+            log_c = torch.logsumexp(tau.log() + log_probs, dim=1)  # eq. 8
+        else:
+            log_c = log_probs[:, target]  # eq. 4
+        gradient, = torch.autograd.grad(log_c.sum(), x_vp)
+    return gradient, log_c.detach()
+
+
 class MinorityRun:
     """The state of one sampling run. The classifier's tensors must be ordinary ones."""
 
@@ -126,6 +151,7 @@ class MinorityRun:
         self._first_step: int | None = None
         self._gradient: Tensor | None = None  # of log c by x_vp, [batch, ...]
         self._log_c: list[Tensor] = []  # first and last, each [batch], on the device
+        self._climbed = Replayed(partial(climbed, classifier, settings.target))
         self._computed = 0
         self._pushes: list[tuple[Tensor, Tensor]] = []  # each [batch], on the device
 
@@ -147,34 +173,15 @@ class MinorityRun:
         if self._first_step is None:
             self._first_step = settings.window.step(sigma)
         if self._gradient is None or settings.window.due(sigma, self._first_step):
-            self._gradient = self._compute(x, level)
+            self._gradient, log_c = self._climbed(x, level.signal, level.noise)
+            self._log_c = [*self._log_c[:1], log_c]
+            self._computed += 1
         factor = settings.weight * vp_factor(after if settings.mean else level)
         shift = level.like(factor, x).to(self._gradient) * self._gradient  # eq. 4, 8
         limited = limit(shift)
         removed = per_sample_norm(x / level.like(level.signal, x) - denoised)
         self._pushes.append((limited.norm / removed, limited.finite))
         return denoised + limited.shift.to(denoised.dtype)
-
-    def _compute(self, x: Tensor, level: NoiseLevel) -> Tensor:
-        """Gradient of log c by x_vp at x `[batch, ...]`, which may be tensors of inference mode."""
-        with torch.inference_mode(False), torch.enable_grad():
-            scale = (level.signal ** 2 + level.noise ** 2).sqrt()
-            x_vp = x.detach() / level.like(scale, x)
-            x_vp = x_vp.to(torch.promote_types(x.dtype, torch.float32)).clone().requires_grad_()
-            image = x_vp.squeeze(2) if x_vp.ndim == 5 else x_vp  # one frame
-            log_c = self._objective(
-                self.classifier.log_probs(image, level.log_snr.detach().clone()))
-            gradient, = torch.autograd.grad(log_c.sum(), x_vp)
-        self._log_c = [*self._log_c[:1], log_c.detach()]
-        self._computed += 1
-        return gradient
-
-    def _objective(self, log_probs: Tensor) -> Tensor:
-        """log c `[batch]` of the classes' log-probabilities `[batch, classes]`."""
-        if self.settings.target is not None:
-            return log_probs[:, self.settings.target]  # eq. 4
-        tau = self.classifier.thresholds.to(log_probs)
-        return torch.logsumexp(tau.log() + log_probs, dim=1)  # eq. 8
 
     def figures(self) -> MinorityFigures:
         """To be read when the run has ended: it waits for the device."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from demo import diffusion, train
 from demo.muon import Muon, orthogonal
-from demo.train import EMPHASIS, rare_more_often
+from demo.train import EMPHASIS, EMPHASIS_64, rare_more_often
 from guidance.adm import AdmConfig
 from guidance.adm_checkpoint import ADM_HEADER, Schedule
 
@@ -58,15 +58,16 @@ def test_edm_draws_its_levels_from_every_stratum():
     assert levels.weight[at_1] == pytest.approx(5, abs=0.05)
 
 
-def test_rare_faces_are_drawn_more_often_and_count_less_but_for_their_emphasis():
+@pytest.mark.parametrize("emphasis", [EMPHASIS, EMPHASIS_64], ids=["24", "64"])
+def test_rare_faces_are_drawn_more_often_and_count_less_but_for_their_emphasis(emphasis):
     attributes = torch.zeros(1000, 3, dtype=torch.bool)
     attributes[:30, 0] = attributes[20:40, 1] = attributes[995:, 2] = True
-    chance, weight = rare_more_often(attributes)
+    chance, weight = rare_more_often(attributes, emphasis)
     assert chance.sum() == pytest.approx(1)
     for column in attributes.T:  # a third of .4, and more for those that have another
         assert chance[column].sum() > 0.4 / 3
     counts = 1000 * chance * weight  # how often a face is seen, all in all
-    glasses, hat, side = EMPHASIS.values()
+    glasses, hat, side = emphasis.values()
     expected = torch.ones(1000)
     expected[:20], expected[20:30], expected[30:40] = glasses, max(glasses, hat), hat
     expected[995:] = side
