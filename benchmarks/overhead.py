@@ -47,7 +47,7 @@ FIGURES = WORK / "overhead" / "figures.json"
 
 class Watch:
     """Times every model evaluation of the host and, without what they enclose, every call of this
-    pack's wrappers. Seconds as (wall, processor)."""
+    pack's wrappers. Seconds as (wall, processor time of this thread)."""
 
     def __init__(self):
         self.inside: list[list[float]] = []
@@ -74,7 +74,7 @@ class Watch:
 
 
 def now() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+    return time.perf_counter(), time.thread_time()
 
 
 @contextlib.contextmanager

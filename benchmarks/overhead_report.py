@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 
 OWN = ("novelty", "minority")
-CPU = 1  # which of a pair of seconds counts: (wall, processor)
+CPU = 1  # which of a pair of seconds counts: (wall, processor time)
 LEGEND = """
 Step: one evaluation of the model by KSampler. Own: what the guidance itself does in a step (the
-time in its wrappers, without what these enclose), median and quartiles; a run's first step, which
-pushes nothing, is left out for novelty. Ratio: 1 + own / step, both in processor time; that is what
-`summary` has. Side by side: seconds of all steps of a guided run over those of the plain run of the
-same round and seed, as the clock had it: on a machine with other work this spreads far wider than
-what is looked for. Image: own work of a run outside its steps (reading the memory, recording and
-learning the image), in steps of the model. The memory has 10,000 samples (the demo models' own ones
-a few), all of which push; the classifier is `base` with random weights for the models with latents
-of four channels, the shipped one for the avatars.
+time in its wrappers, without what these enclose), the mean of a run, of all runs the median and
+quartiles; a run's first step, which pushes nothing, is left out for novelty. Minority guidance
+works in the first half of the denoising; its mean is of all steps. CPU: processor time of the
+thread that samples. Ratio: 1 + own / step, both of this; that is what `summary` has. Side by side:
+seconds of all steps of a guided run over those of the plain run of the same round and seed, as the
+clock had it: on a machine with other work this spreads far wider than what is looked for, and where
+CFG begins later, as it does by default with novelty, there is less to do. Image: own work of a run
+outside its steps (reading the memory, recording and learning the image), in steps of the model. The
+memory has 10,000 samples (the demo models' own ones a few), all of which push; the classifier is
+`base` with random weights for the models with latents of four channels, the shipped one for the
+avatars.
 """
 
 
 def own(runs: Sequence[Mapping], names: Iterable[str], clock: int) -> list[float]:
-    """Seconds a step of our own code, in each step of these runs but the first. What works inside
-    the model may be called more than once a step: of it the mean."""
-    found = []
-    for run in runs:
-        inside = sum(pair[clock] for pair in run.get("adapter", ())) / len(run["model"])
-        found += [sum(step) + inside for step in zip(*(
-            [pair[clock] for pair in run[name]][1:] for name in names if name in run),
-            strict=True)]
-    return found
+    """Seconds a step of our own code, the mean of each of these runs; of novelty's without the
+    first, which pushes nothing."""
+    return [sum(mean(pair[clock] for pair in run[name][1 if name == "novelty" else 0:])
+                for name in names if name in run)
+            + sum(pair[clock] for pair in run.get("adapter", ())) / len(run["model"])
+            for run in runs]
 
 
 def model_steps(runs: Sequence[Mapping], clock: int) -> list[float]:

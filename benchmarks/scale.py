@@ -62,7 +62,7 @@ def open_cold(size: int, kind: str) -> dict[str, float]:
     before = _resident()
     started, cpu = time.perf_counter(), time.process_time()
     memory = opened(size)
-    memory.repulsion(kind, memory.bank.at(), None, FITTED, torch.device("cpu"))
+    memory.repulsion(kind, memory.bank.at(), synthetic(0, 1)[1][0], FITTED, torch.device("cpu"))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "cpu_seconds": time.process_time() - cpu,
             "bytes": _resident() - before}
@@ -110,10 +110,10 @@ def steps(sizes: list[int]) -> dict[str, dict[str, dict[str, float]]]:
     with torch.inference_mode():
         for kind, _ in itertools.product(KINDS, range(ROUNDS)):
             for key in ((kind, size) for size in sizes):
-                started, busy = time.perf_counter(), time.process_time()
+                started, busy = time.perf_counter(), time.thread_time()
                 steppers[key]()
                 wall[key].append(1e3 * (time.perf_counter() - started))
-                cpu[key].append(1e3 * (time.process_time() - busy))
+                cpu[key].append(1e3 * (time.thread_time() - busy))
     return {kind: {str(size): spread(wall[kind, size]) | {"cpu": median(cpu[kind, size])}
                    for size in sizes} for kind in KINDS}
 
@@ -177,13 +177,13 @@ def record(size: int, *, full: bool) -> dict[str, float]:
     seconds, cpu = [], []
     for number in range(first, first + RECORDED):
         embedding, prompt = synthetic(number, 1)
-        started, busy = time.perf_counter(), time.process_time()
+        started, busy = time.perf_counter(), time.thread_time()
         recorded = memory.record(
             memory.bank.at(), SPACE.id, hashes=[f"{number:064x}"], embedding=embedding,
             prompt=prompt[0], seed=number, settings={"strength": 0.3},
             previews=[os.urandom(6_000)])
         seconds.append(time.perf_counter() - started)
-        cpu.append(time.process_time() - busy)
+        cpu.append(time.thread_time() - busy)
         assert recorded.last_revision >= recorded.first_revision
     return {**spread(seconds), "cpu": median(cpu), "first": seconds[0]}
 

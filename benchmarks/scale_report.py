@@ -18,7 +18,7 @@ RAM: what that adds to the process. Agreement: rank correlation of P(already gen
 exact kernel, and cosine of their pushes where both P are above .2, each with the radius that it
 takes from the memory, over images to come and points up to 1.1 away from remembered ones; in
 brackets with prompts taken into account, as is the node's default. CPU: seconds of processor time,
-which other work on the machine disturbs less.
+of the thread that works (to open: of all), which other work on the machine disturbs less.
 """
 
 

@@ -6,8 +6,8 @@ network (Moody and Darken, 1989) that grows as Platt's resource-allocating netwo
 sample becomes a unit while there is room. After that the two nearest units become one, or the
 sample joins its nearest unit, whichever loses less (MacQueen's sequential means, 1967).
 
-So the net *is* the exact kernel memory until it is full, and from then on its time and space stay
-as they are, however long the history grows (but for 9 bytes a sample, which say what became of it).
+So the net *is* the exact kernel memory until it is full. From then on its time and space stay as
+they are, but for 9 bytes a sample that say what became of it: so it finds a prompt's samples too.
 It learns in the order of the log and without chance: the same log gives the same net. A forgotten
 sample takes its weight out of its unit, so nothing is learnt again; only in a net that was full
 when samples were forgotten can the centres differ a little from those of a net learnt afresh.
@@ -75,16 +75,18 @@ class NoveltyNet:
     def mass(self) -> Tensor:
         return self._mass[:self._units]
 
-    def weight(self, of_each: Tensor) -> Tensor:
-        """`[units]`: in place of the mass, the sum of the weights `[n]` of the samples that it
-        holds, in the order they came."""
+    def unit_of_each(self) -> Tensor:
+        """`[n]`: of the samples that it holds, in the order they came."""
         into = self._went_into.long()
         while not torch.equal(further := into[into], into):
             into = further
         unit = torch.zeros(self.ever, dtype=torch.int64)
         unit[self._first[:self._units]] = torch.arange(self._units)
-        return torch.from_numpy(np.bincount(
-            unit[into[self._counts]].numpy(), of_each.numpy(), self._units))
+        return unit[into[self._counts]]
+
+    def weight(self, of_each: Tensor) -> Tensor:
+        """`[units]`: in place of the mass, the sum of the weights `[n]` of its samples."""
+        return torch.from_numpy(np.bincount(self.unit_of_each(), of_each, self._units))
 
     @property
     def learnt(self) -> Tensor:

@@ -77,11 +77,11 @@ def test_own_time_of_a_step_is_told_from_the_models():
     runs = [{"variant": "plain", "round": 0, "model": [[9.0, 2.0], [1.0, 1.0], [1.0, 1.0]]},
             {"variant": "both", "round": 0, "model": [[9.0, 2.0], [1.0, 1.0], [1.0, 1.0]],
              "novelty": [[5.0, 5.0], [0.1, 0.1], [0.1, 0.1]],
-             "minority": [[5.0, 5.0], [0.2, 0.2], [0.2, 0.2]], "novelty run": [[0.7, 0.5]]}]
+             "minority": [[4.0, 0.6], [0.0, 0.0], [0.0, 0.0]], "novelty run": [[0.7, 0.5]]}]
     table = overhead_report.rows(runs)
     assert table["both"]["ratio"] == pytest.approx(1.3)
     assert table["both"]["image_in_steps"] == pytest.approx(0.5)
-    assert table["both"]["side_by_side"][0] == pytest.approx(21.6 / 11)
+    assert table["both"]["side_by_side"][0] == pytest.approx(20.2 / 11)
     headline = overhead_report.summary({"sd15 batch 1": runs})
     assert headline["sd15_novelty_latent"] == pytest.approx(1.1)
     assert headline["sd15_minority"] == pytest.approx(1.2)

@@ -8,12 +8,13 @@ only then it stays in RAM.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sqlalchemy import Row
 from torch import Tensor
 
 from ..prompt import PROMPT_DIM
@@ -40,13 +41,14 @@ class Remembered:
     """The samples alive at one revision, in the order they came.
 
     revisions: `[n]`; revision: the one they are alive at; read: the contents of those from one
-    index up to another; recent: the `nearest` of at most so many of the newest; ages: how many
-    samples were recorded after each, `[n]`.
+    index up to another; some: of those with these indices, which ascend; recent: the `nearest` of
+    at most so many of the newest; ages: how many samples were recorded after each, `[n]`.
     """
 
     revisions: Tensor
     revision: int
     read: Callable[[int, int], Contents]
+    some: Callable[[Tensor], Contents]
     recent: Callable[[int], Tensor]
     ages: Callable[[], Tensor]
 
@@ -135,6 +137,7 @@ class Bank:
             revisions = born[alive].long()
             return Remembered(revisions, at,
                               lambda first, last: self._contents(revisions[first:last]),
+                              lambda index: self._contents(revisions[index]),
                               lambda count: self._nearest(revisions[-count:]),
                               lambda: int((born <= at).sum()) - 1 - alive.nonzero()[:, 0])
 
@@ -160,7 +163,7 @@ class Bank:
             return Contents(torch.empty(0, 0), torch.empty(0, 0))
         with self._lock, torch.inference_mode(False):
             if not self._kept and len(revisions) <= SMALL < len(self._born):
-                held, embedding, prompt = self._read(int(revisions[0]), int(revisions[-1]))
+                held, embedding, prompt = self._read_these(revisions)
             else:
                 held, embedding, prompt = self._keep()
             index: Any = torch.searchsorted(held, revisions.int()).clamp(max=max(len(held) - 1, 0))
@@ -183,22 +186,17 @@ class Bank:
                     part.extend(new)
         return tuple(part.rows for part in self._kept)
 
+    def _read_these(self, wanted: Tensor) -> tuple[Tensor, ...]:
+        """Those of the samples with these revisions, ascending, and perhaps of some in between."""
+        first, last = int(wanted[0]), int(wanted[-1])
+        if last - first < 2 * len(wanted):
+            return self._read(first, last)
+        return _as_tensors(fates.some_contents(*self._log, wanted.tolist()), len(wanted))
+
     def _read(self, first: int, last: int) -> tuple[Tensor, ...]:
         """Revisions `[n]` and contents of the samples from one revision to another, as stored."""
         most = int(((self._born.rows >= first) & (self._born.rows <= last)).sum())
-        revisions, embedding, count = np.empty(most, np.int32), None, 0
-        prompt = np.zeros((most, PROMPT_DIM), np.float32)
-        for page in fates.contents(*self._log, first, last):
-            if embedding is None and page:
-                embedding = np.empty((most, len(page[0].embedding) // 4), np.float32)
-            for row in page:
-                revisions[count] = row.revision
-                embedding[count] = np.frombuffer(row.embedding, "<f4")
-                if row.prompt_embedding is not None:
-                    prompt[count] = np.frombuffer(row.prompt_embedding, "<f2")
-                count += 1
-        embedding = np.empty((0, 0), np.float32) if embedding is None else embedding
-        return tuple(torch.from_numpy(part[:count]) for part in (revisions, embedding, prompt))
+        return _as_tensors(fates.contents(*self._log, first, last), most)
 
     def _nearest(self, revisions: Tensor) -> Tensor:
         """`[n]`, of samples by revision, ascending."""
@@ -211,3 +209,20 @@ class Bank:
                     number: torch.inf if (value := one.get(NEAREST)) is None else value
                     for number, one in found.items()}
             return torch.tensor([self._distances[number] for number in numbers])
+
+
+def _as_tensors(pages: Iterable[Sequence[Row]], most: int) -> tuple[Tensor, ...]:
+    """Revisions `[n]` and contents of at most so many samples."""
+    revisions, embedding, count = np.empty(most, np.int32), None, 0
+    prompt = np.zeros((most, PROMPT_DIM), np.float32)
+    for page in pages:
+        if embedding is None and page:
+            embedding = np.empty((most, len(page[0].embedding) // 4), np.float32)
+        for row in page:
+            revisions[count] = row.revision
+            embedding[count] = np.frombuffer(row.embedding, "<f4")
+            if row.prompt_embedding is not None:
+                prompt[count] = np.frombuffer(row.prompt_embedding, "<f2")
+            count += 1
+    embedding = np.empty((0, 0), np.float32) if embedding is None else embedding
+    return tuple(torch.from_numpy(part[:count]) for part in (revisions, embedding, prompt))

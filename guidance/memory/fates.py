@@ -15,6 +15,9 @@ from .rows import PAGE_ROWS, find
 from .schema import STILL_LIVE, entry, payload
 
 
+AT_ONCE = 500  # numbers in one statement
+
+
 class Fates(NamedTuple):
     """Of the samples after a revision: born `[n]`, ascending, the revisions that they came with;
     gone `[n]`, those that forgot them, STILL_LIVE for most. forgotten: of samples before, by the
@@ -83,6 +86,20 @@ def contents(database: Database, name: str, first: int, last: int) -> Iterator[S
         if len(page) < PAGE_ROWS:
             return
         first = page[-1].revision + 1
+
+
+def some_contents(database: Database, name: str, revisions: Sequence[int]
+                  ) -> Iterator[Sequence[Row]]:
+    """The same of the samples with these revisions, which ascend."""
+    columns = (payload.c.revision, payload.c.embedding, payload.c.prompt_embedding)
+    for start in range(0, len(revisions), AT_ONCE):
+        with database.read() as connection:
+            row = find(connection, name)
+            page = connection.execute(
+                select(*columns).where(payload.c.memory_id == row.id,
+                                       payload.c.revision.in_(revisions[start:start + AT_ONCE]))
+                .order_by(payload.c.revision)).all() if row else []
+        yield page
 
 
 def settings(database: Database, name: str, first: int, last: int) -> dict[int, dict]:

@@ -19,6 +19,7 @@ from guidance.novelty_memory import (
     NoveltyMemory,
     Recorded,
     content_hashes,
+    evenly,
     novelty_percentile,
     shared_bank,
     shared_nets,
@@ -327,6 +328,85 @@ def test_an_overfull_net_fades_with_its_samples(memory, monkeypatch):
     assert (torch.cosine_similarity(mine.push, theirs.push) > 0.99).all()
     unfaded = memory.repulsion("net", seen, None, 1.0, torch.device("cpu"))(queries)
     assert (unfaded.probability - theirs.probability).abs().max() > 0.02
+
+
+def of_prompts(memory: NoveltyMemory, *counts: int, half_life: int = 0):
+    """A net of 32 units over so many samples of each prompt, prompt by prompt in turns of 20; what
+    is remembered, and the prompts."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.eye(PROMPT_DIM)[:len(counts)]
+    left = list(counts)
+    while any(left):
+        for prompt, _ in enumerate(counts):
+            count = min(20, left[prompt])
+            left[prompt] -= count
+            part = torch.randn(count, DIM, generator=generator)
+            if count:
+                record(memory, *[0.0] * count, hashes=content_hashes(part), embedding=part,
+                       prompt=prompts[prompt])
+    return memory.bank.at(), prompts
+
+
+@pytest.fixture
+def small_net(monkeypatch):
+    shared_nets.cache_clear()
+    monkeypatch.setattr("guidance.novelty_memory.NetCache", lambda file: NetCache(file, 32))
+    yield
+    shared_nets.cache_clear()
+
+
+@pytest.mark.parametrize("half_life", [0, 40])
+@pytest.mark.parametrize("radius", [FITTED, 0.7])
+def test_of_a_prompt_an_overfull_net_has_the_samples_themselves(memory, small_net, half_life,
+                                                                radius):
+    seen, prompts = of_prompts(memory, 60, 20, 70)
+    memory = replace(memory, half_life=half_life)
+    net, exact = (memory.repulsion(kind, seen, prompts[1], radius, torch.device("cpu"))
+                  for kind in ("net", "exact"))
+    assert net.radius == pytest.approx(exact.radius) and len(net.centres) == len(exact.centres)
+    queries = torch.randn(50, DIM, generator=torch.Generator().manual_seed(1))
+    mine, theirs = net(queries), exact(queries)
+    torch.testing.assert_close(mine.probability, theirs.probability)
+    torch.testing.assert_close(mine.push, theirs.push)
+
+
+def test_where_too_few_samples_would_stand_for_all_there_are_units(memory, small_net, monkeypatch):
+    monkeypatch.setattr("guidance.novelty_memory.SPARSE", 1.5)
+    seen, prompts = of_prompts(memory, 60, 20, 70)
+    for prompt in (prompts[0], None):
+        net = memory.repulsion("net", seen, prompt, 0.7, torch.device("cpu"))
+        assert len(net.centres) <= 32
+        count = 60 if prompt is not None else 150
+        assert float(net.log_weight.exp().sum()) == pytest.approx(count, rel=1e-3)
+
+
+def test_a_prompt_with_many_samples_has_some_of_them(memory, small_net):
+    """Evenly spaced over the history, each for several."""
+    seen, prompts = of_prompts(memory, 300, 20)
+    net = memory.repulsion("net", seen, prompts[0], 0.7, torch.device("cpu"))
+    known = {tuple(point) for point in seen.embedding.tolist()}
+    assert len(net.centres) == 32 and known.issuperset(map(tuple, net.centres.tolist()))
+    assert float(net.log_weight.exp().sum()) == pytest.approx(300)
+
+
+def test_evenly_by_weight():
+    picked, weight = evenly(torch.ones(12), 4)
+    assert picked.tolist() == [1, 4, 7, 10] and weight.tolist() == [3.0] * 4
+    picked, weight = evenly(torch.tensor([0.1, 0.1, 0.1, 0.1, 1.6]), 4)
+    assert picked.tolist()[-1] == 4 and weight.sum().item() == pytest.approx(2.0)
+    assert weight[-1].item() == pytest.approx(1.5)
+
+
+def test_the_bank_reads_some_samples_without_all(memory, monkeypatch):
+    for n in range(40):
+        record(memory, float(n))
+    shared_bank.cache_clear()
+    monkeypatch.setattr("guidance.memory.bank.SMALL", 10)
+    monkeypatch.setattr("guidance.memory.fates.AT_ONCE", 3)
+    seen = memory.bank.at()
+    monkeypatch.setattr(type(memory.bank), "_keep", None)
+    for wanted in ([0], [3, 4, 5], [0, 7, 13, 20, 39], [38, 39]):
+        assert seen.some(torch.tensor(wanted)).embedding[:, 0].tolist() == wanted
 
 
 # By hand

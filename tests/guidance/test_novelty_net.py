@@ -24,6 +24,7 @@ def remembered(embedding: torch.Tensor, prompt: torch.Tensor | None = None, *,
     revisions = torch.arange(1, len(embedding) + 1) if revisions is None else revisions
     return Remembered(revisions, revision or int(revisions[-1]),
                       lambda first, last: Contents(embedding[first:last], prompt[first:last]),
+                      lambda index: Contents(embedding[index], prompt[index]),
                       lambda count: torch.zeros(len(embedding))[-count:],
                       lambda: torch.arange(len(embedding)).flip(0))
 
