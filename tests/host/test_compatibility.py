@@ -246,6 +246,18 @@ def test_context_windows(matrix):
     assert drawn.shape[2] == 9
 
 
+@KINDS
+def test_a_compiled_model(matrix, name):
+    """As TorchCompileModel makes it, but for the backend, which would need a compiler."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+    compiled = matrix.model(name).clone(disable_dynamic=True)
+    set_torch_compile_wrapper(model=compiled, backend="eager",
+                              options={"guard_filter_fn": skip_torch_compile_dict})
+    assert torch.equal(draw(matrix, case(name), model=compiled), draw(matrix, case(name)))
+
+
 # Caches
 
 @pytest.mark.parametrize("name", ["sd15-eps", "flux"])
