@@ -147,5 +147,5 @@ class Ball(Samples):
         return Repelled(self.overcompensation * push, (weight > 0).any(1).to(embedding.dtype))
 
 
-# The net is a kernel memory too: its centres are its units.
+# The net is a kernel memory too: its centres are its units, or samples that it finds.
 REPULSIONS: dict[str, type] = {"net": ExactKernel, "exact": ExactKernel, "ball": Ball}
