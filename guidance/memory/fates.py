@@ -14,7 +14,6 @@ from .entry import decode_ranges
 from .rows import PAGE_ROWS, find
 from .schema import STILL_LIVE, entry, payload
 
-
 AT_ONCE = 500  # numbers in one statement
 
 
