@@ -52,7 +52,7 @@ def rows(runs: Sequence[Mapping]) -> dict[str, dict[str, Any]]:
     found = {}
     for variant, some in by.items():
         names = [name for name in OWN if any(name in run for run in some)]
-        spent, wall = own(some, names, CPU), own(some, names, 0)
+        spent, wall = (own(some, names, clock) if names else [] for clock in (CPU, 0))
         image = [sum(pair[CPU] for name in names for pair in run.get(f"{name} run", ()))
                  for run in some]
         beside = [_seconds(run) / _seconds(plain) for run in some for plain in by.get("plain", ())

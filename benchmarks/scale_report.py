@@ -13,12 +13,14 @@ with a fingerprint of its prompt and a preview of 6 kB; see benchmarks/scale_mem
 novelty guidance itself does in one step at 512 x 512, without the model; median and quartiles of
 turns in which every size comes once. Record: one new image written to the log and learnt
 by the net; when full: one more than max_megabytes allows, so that another is forgotten with each.
-Open: from nothing to ready to guide, in a new process that has torch loaded, the net in its file.
+Open: from nothing to ready to guide one of the prompts, in a new process that has torch loaded, the
+net in its file.
 RAM: what that adds to the process. Agreement: rank correlation of P(already generated) of net and
 exact kernel, and cosine of their pushes where both P are above .2, each with the radius that it
 takes from the memory, over images to come and points up to 1.1 away from remembered ones; in
-brackets with prompts taken into account, as is the node's default. CPU: seconds of processor time,
-of the thread that works (to open: of all), which other work on the machine disturbs less.
+brackets with prompts taken into account, as is the node's default (-: no P above .2). CPU: seconds
+of processor time, of the thread that works (to open: of all), which other work on the machine
+disturbs less.
 """
 
 
@@ -93,7 +95,7 @@ def _table(figures: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
                         ("gradient_cosine", "cosine of the pushes"),
                         ("mean_difference", "mean difference of P")):
         rows[f"net and exact: {title}"] = [
-            f"{_number(found[name], 3)} ({_number(found[name + '_prompt_aware'], 3)})"
+            f"{_number(found[name], 3)} ({_number(found[name + '_prompt_aware'], 3) or '-'})"
             if (found := figures.get(f"agreement {n}")) else "" for n in sizes]
     head = ["", *(f"{n:,}" for n in sizes)]
     return [_line(head), "|" + "---|" * len(head),
