@@ -27,13 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.overhead import Watch, watched
-from benchmarks.overhead_graphs import (
-    GIVEN,
-    Given,
-    build_memory,
-    graph,
-    large_model,
-)
+from benchmarks.overhead_graphs import GIVEN, Given, build_memory, graph, large_model
 from benchmarks.overhead_report import quartiles
 from benchmarks.results import RESULTS, circumstances, command_line, earlier_rows, write_json
 from demo.host import InProcessHost
