@@ -35,7 +35,6 @@ from benchmarks.overhead_graphs import (
     classifier,
     demo_model,
     graph,
-    has_features,
     large_model,
 )
 from benchmarks.overhead_report import write_report
@@ -84,9 +83,8 @@ def watched(host: InProcessHost, watch: Watch | None = None) -> Iterator[Watch]:
 
     watch = watch or Watch()
     hooks = {"novelty": host.pack("nodes._novelty_hooks").NoveltyHooks,
-             "minority": host.pack("nodes._sampling_hooks").SamplingHooks}
-    if has_features(host):
-        hooks["adapter"] = host.pack("guidance.feature_novelty").FeatureRun
+             "minority": host.pack("nodes._sampling_hooks").SamplingHooks,
+             "adapter": host.pack("guidance.feature_novelty").FeatureRun}
     places = [("model", comfy.samplers.CFGGuider, "predict_noise"),
               ("run", comfy.samplers.CFGGuider, "outer_sample")]
     for name, kind in hooks.items():
@@ -110,7 +108,6 @@ class Bench:
 
     def rounds(self, part: str, count: int, **settings: Any) -> None:
         """Every variant once a round, each with the same seed; those that tell most come first."""
-        variants = [name for name in VARIANTS if name != "features" or has_features(self.host)]
         runs = self.figures.setdefault(part, [])
         if "database" not in settings and len({run["round"] for run in runs}) < count:
             for space in ("latent", "features"):
@@ -118,7 +115,7 @@ class Bench:
         with watched(self.host) as watch:
             for number in range(count):
                 done = {run["variant"] for run in runs if run["round"] == number}
-                for variant in [name for name in variants if name not in done]:
+                for variant in [name for name in VARIANTS if name not in done]:
                     self.host.run(graph(self.host, variant, part=part, seed=number, **settings))
                     found = watch.take()
                     runs.append({"variant": variant, "round": number, **found})

@@ -147,12 +147,6 @@ def build_memory(host: InProcessHost, part: str, space: str) -> None:
     memory.nets.net(memory.bank.at())
 
 
-def has_features(host: InProcessHost) -> bool:
-    schema = host.pack_nodes["UncommonNoveltyMemory"].GET_NODE_INFO_V1()["input"]
-    options = {**schema["required"], **schema.get("optional", {})}.get("space")
-    return options is not None and "features" in str(options)
-
-
 def random_model(config: str, net: dict, dtype: torch.dtype):
     """A MODEL as the host's loaders make it, with random weights."""
     import comfy.model_management

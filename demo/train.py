@@ -121,10 +121,8 @@ def rare_more_often(attributes: Tensor, emphasis: Mapping[str, float], share: fl
     and the rest is even; the weights make up for it, but for `emphasis`."""
     of_each = attributes / attributes.sum(dim=0) / attributes.shape[1]
     chance = (1 - share) / len(attributes) + share * of_each.sum(dim=1)
-    emphasised = torch.where(attributes, torch.tensor([*emphasis.values()]), 1.0)
-    # A face without any counts once, one with several as the most of them.
-    weight = torch.where(attributes.any(dim=1),
-                         emphasised.masked_fill(~attributes, 0).amax(dim=1), 1.0)
+    most = (attributes * torch.tensor([*emphasis.values()])).amax(dim=1)  # of several
+    weight = torch.where(attributes.any(dim=1), most, 1.0)
     return chance, weight / (len(attributes) * chance)
 
 

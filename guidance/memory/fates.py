@@ -15,6 +15,7 @@ from .rows import PAGE_ROWS, find
 from .schema import STILL_LIVE, entry, payload
 
 AT_ONCE = 500  # numbers in one statement
+CONTENTS = (payload.c.revision, payload.c.embedding, payload.c.prompt_embedding)
 
 
 class Fates(NamedTuple):
@@ -73,12 +74,11 @@ def any_dropped(database: Database, name: str, at: int) -> bool:
 def contents(database: Database, name: str, first: int, last: int) -> Iterator[Sequence[Row]]:
     """Revision, embedding and prompt embedding, as stored, of the samples from revision `first` to
     `last` that have them, page by page."""
-    columns = (payload.c.revision, payload.c.embedding, payload.c.prompt_embedding)
     while True:
         with database.read() as connection:
             row = find(connection, name)
             page = connection.execute(
-                select(*columns).where(payload.c.memory_id == row.id,
+                select(*CONTENTS).where(payload.c.memory_id == row.id,
                                        payload.c.revision.between(first, last))
                 .order_by(payload.c.revision).limit(PAGE_ROWS)).all() if row else []
         yield page
@@ -90,12 +90,11 @@ def contents(database: Database, name: str, first: int, last: int) -> Iterator[S
 def some_contents(database: Database, name: str, revisions: Sequence[int]
                   ) -> Iterator[Sequence[Row]]:
     """The same of the samples with these revisions, which ascend."""
-    columns = (payload.c.revision, payload.c.embedding, payload.c.prompt_embedding)
     for start in range(0, len(revisions), AT_ONCE):
         with database.read() as connection:
             row = find(connection, name)
             page = connection.execute(
-                select(*columns).where(payload.c.memory_id == row.id,
+                select(*CONTENTS).where(payload.c.memory_id == row.id,
                                        payload.c.revision.in_(revisions[start:start + AT_ONCE]))
                 .order_by(payload.c.revision)).all() if row else []
         yield page

@@ -330,7 +330,7 @@ def test_an_overfull_net_fades_with_its_samples(memory, monkeypatch):
     assert (unfaded.probability - theirs.probability).abs().max() > 0.02
 
 
-def of_prompts(memory: NoveltyMemory, *counts: int, half_life: int = 0):
+def of_prompts(memory: NoveltyMemory, *counts: int):
     """A net of 32 units over so many samples of each prompt, prompt by prompt in turns of 20; what
     is remembered, and the prompts."""
     generator = torch.Generator().manual_seed(0)
