@@ -156,7 +156,8 @@ class HistorySearch:
             return History(name=name, why="the memory is empty but for these images"
                            if len(remembered) else "the memory is empty")
         distance, _ = nearest(torch.cat(self.embeddings), remembered.embedding[old], 1)
-        known = remembered.nearest[old]
+        known = remembered.nearest
+        known = known[old[-len(known):]]
         known = known[torch.isfinite(known)].double().sort().values
         novelty = torch.searchsorted(known, distance[:, 0]) / len(known) if len(known) else None
         return History(name=name, remembered=int(old.sum()), distance=distance[:, 0],

@@ -232,7 +232,9 @@ def test_scores_of_several_sets_are_reported(fresh_host, folders):
     assert out(run)[PLOTS].shape == (1, 930, 1240, 3)
 
 
-def test_the_distance_to_what_a_memory_remembers(fresh_host, folders):
+@pytest.mark.parametrize("recent", [10, 10_000])
+def test_the_distance_to_what_a_memory_remembers(fresh_host, folders, monkeypatch, recent):
+    monkeypatch.setattr(fresh_host.pack("guidance.memory.bank"), "RECENT", recent)
     nodes = model_and_vae({
         "memory": memory(),
         "kept": ("UncommonRememberSamples", {
