@@ -15,12 +15,20 @@ from sqlalchemy import make_url
 from torch import Tensor
 
 from .fitted_radius import ACTIVATIONS, FITTED, LATENTS, UNKNOWN, Fit, fitted_radius
-from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
+from .memory import (
+    Entry,
+    FeatureSpaceError,
+    Memory,
+    MemoryLog,
+    MemoryLogError,
+    RevisionGoneError,
+    Sample,
+)
 from .memory.bank import NEAREST, Bank, Remembered
 from .memory.cap import WHEN_FULL
 from .memory.net_cache import NetCache
 from .prompt import log_similarity
-from .repulsion import REPULSIONS, Repulsion
+from .repulsion import REPULSIONS, Repulsion, squared_distance
 
 LATENT, FEATURES, VISION = "latent", "features", "vision"
 SPACES = (LATENT, FEATURES, VISION)
@@ -218,6 +226,25 @@ class NoveltyMemory:
             return None
         return torch.exp2(-remembered.ages().double() / self.half_life)
 
+    def _distance(self, remembered: Remembered, embedding: Tensor) -> Tensor:
+        """`[new, dim]` -> `[new]`: to the nearest remembered sample, empty where there is none. Of a
+        net whose units are means of several, it looks among the samples of the nearest units, as
+        many for a whole batch as a full net has units."""
+        if len(remembered) == 0:
+            return torch.empty(0)
+        net = self.nets.net(remembered)
+        if len(net.mass) == len(remembered):
+            return net.distance(embedding)
+        order = squared_distance(embedding, net.centre).argsort(dim=1)
+        fits = net.mass[order].cumsum(dim=1) <= net.capacity / len(embedding)
+        looked_at = torch.zeros(len(net.mass), dtype=torch.bool)
+        looked_at[torch.cat([order[fits], order[:, 0]])] = True
+        try:
+            found = remembered.some(looked_at[net.unit_of_each()].nonzero()[:, 0])
+        except RevisionGoneError:  # another process forgot some meanwhile
+            return net.distance(embedding)
+        return squared_distance(embedding, found.embedding).amin(dim=1).sqrt()
+
     def record(self, remembered: Remembered, space_id: str, *, hashes: Sequence[str],
                embedding: Tensor, prompt: Tensor | None, seed: int, settings: Mapping,
                previews: Sequence[bytes | None], replaced: Sequence[Entry] = ()) -> Recorded:
@@ -228,9 +255,7 @@ class NoveltyMemory:
         """
         started = time.perf_counter()
         embedding = embedding.cpu()
-        distance = torch.empty(0)
-        if len(remembered):
-            distance = self.nets.net(remembered).distance(embedding)
+        distance = self._distance(remembered, embedding)
         samples = [Sample(
             content_hash=content_hash,
             embedding=embedding[i],

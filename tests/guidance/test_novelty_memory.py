@@ -389,6 +389,37 @@ def test_a_prompt_with_many_samples_has_some_of_them(memory, small_net):
     assert float(net.log_weight.exp().sum()) == pytest.approx(300)
 
 
+def record_anywhere(memory: NoveltyMemory, seen) -> tuple[Tensor, Tensor]:
+    """The embedding of a sample, `[1, DIM]`, and how far from those remembered it was said to be."""
+    new = torch.randn(1, DIM)
+    return new, memory.record(seen, SPACE, hashes=content_hashes(new), embedding=new, prompt=None,
+                              seed=0, settings={}, previews=[None]).distance
+
+
+def test_the_distance_is_to_a_sample_where_units_are_means_of_several(memory, small_net):
+    seen, _ = of_prompts(memory, 60, 20, 70)
+    to_units = memory.nets.net(seen).copy().distance
+    torch.manual_seed(0)
+    off, off_by_units = [], []
+    for _ in range(20):
+        new, distance = record_anywhere(memory, seen)
+        nearest = torch.cdist(new, seen.embedding).amin(dim=1)
+        off.append(float(distance - nearest))
+        off_by_units.append(float((to_units(new) - nearest).abs()))
+    assert sum(abs(one) < 1e-4 for one in off) >= 10 and min(off) > -1e-4
+    assert sum(off) < 0.3 * sum(off_by_units)
+
+
+def test_samples_that_are_gone_meanwhile_do_not_keep_it_from_recording(memory, small_net):
+    seen, _ = of_prompts(memory, 60, 20, 70)
+    to_units = memory.nets.net(seen).copy().distance
+
+    def gone(index):
+        raise RevisionGoneError("dropped")
+    new, distance = record_anywhere(memory, replace(seen, some=gone))
+    assert torch.equal(distance, to_units(new))
+
+
 def test_evenly_by_weight():
     picked, weight = evenly(torch.ones(12), 4)
     assert picked.tolist() == [1, 4, 7, 10] and weight.tolist() == [3.0] * 4
