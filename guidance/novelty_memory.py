@@ -227,9 +227,9 @@ class NoveltyMemory:
         return torch.exp2(-remembered.ages().double() / self.half_life)
 
     def _distance(self, remembered: Remembered, embedding: Tensor) -> Tensor:
-        """`[new, dim]` -> `[new]`: to the nearest remembered sample, empty where there is none. Of a
-        net whose units are means of several, it looks among the samples of the nearest units, as
-        many for a whole batch as a full net has units."""
+        """`[new, dim]` -> `[new]`: to the nearest remembered sample; empty where there is none. Where
+        the net's units are means of several, it looks among the samples of the nearest units: at
+        as many for the whole batch as a full net has units."""
         if len(remembered) == 0:
             return torch.empty(0)
         net = self.nets.net(remembered)

@@ -390,7 +390,7 @@ def test_a_prompt_with_many_samples_has_some_of_them(memory, small_net):
 
 
 def record_anywhere(memory: NoveltyMemory, seen) -> tuple[Tensor, Tensor]:
-    """The embedding of a sample, `[1, DIM]`, and how far from those remembered it was said to be."""
+    """The embedding of a sample, `[1, DIM]`, and how far it is said to be from those remembered."""
     new = torch.randn(1, DIM)
     return new, memory.record(seen, SPACE, hashes=content_hashes(new), embedding=new, prompt=None,
                               seed=0, settings={}, previews=[None]).distance
