@@ -227,9 +227,11 @@ class NoveltyMemory:
         return torch.exp2(-remembered.ages().double() / self.half_life)
 
     def _distance(self, remembered: Remembered, embedding: Tensor) -> Tensor:
-        """`[new, dim]` -> `[new]`: to the nearest remembered sample; empty where there is none. Where
-        the net's units are means of several, it looks among the samples of the nearest units: at
-        as many for the whole batch as a full net has units."""
+        """`[new, dim]` -> `[new]`: to the nearest remembered sample; empty where there is none.
+
+        Where the net's units are means of several samples, it looks among those of the nearest
+        units: at as many for the whole batch as a full net has units.
+        """
         if len(remembered) == 0:
             return torch.empty(0)
         net = self.nets.net(remembered)
