@@ -8,34 +8,23 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from sqlalchemy import make_url
 from torch import Tensor
 
 from .fitted_radius import ACTIVATIONS, FITTED, LATENTS, UNKNOWN, Fit, fitted_radius
-from .memory import (
-    Entry,
-    FeatureSpaceError,
-    Memory,
-    MemoryLog,
-    MemoryLogError,
-    RevisionGoneError,
-    Sample,
-)
+from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
 from .memory.cap import WHEN_FULL
 from .memory.net_cache import NetCache
+from .overfull_net import ALIKE, SIMILAR, Centres, centres_of, distance_to_nearest
 from .prompt import log_similarity
-from .repulsion import REPULSIONS, Repulsion, squared_distance
+from .repulsion import REPULSIONS, Repulsion
 
 LATENT, FEATURES, VISION = "latent", "features", "vision"
 SPACES = (LATENT, FEATURES, VISION)
 FITS = {LATENT: LATENTS, FEATURES: ACTIVATIONS}  # in space vision a radius of 0 stands for UNKNOWN
-SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
-SPARSE = 20  # samples that one may stand for; units say more where it would be more
-ALIKE = -0.7  # log similarity of prompts that count as one where the radius is fitted: a half
 
 
 @functools.lru_cache(maxsize=64)
@@ -52,15 +41,6 @@ def shared_nets(url: str, name: str) -> NetCache:
         return NetCache(None)
     folder = Path(parsed.database).with_suffix(".nets")
     return NetCache(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.safetensors")
-
-
-class Centres(NamedTuple):
-    """What a kernel is made of: embeddings `[n, dim]`, prompts `[n, PROMPT_DIM]`, and how many
-    samples each stands for, `[n]`."""
-
-    embedding: Tensor
-    prompt: Tensor
-    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -168,8 +148,7 @@ class NoveltyMemory:
         """
         if len(remembered) == 0:
             return None
-        centre, prompts, weight = (self._of_net(remembered, prompt) if kind == "net"
-                                   else self._of_samples(remembered))
+        centre, prompts, weight = self._centres(kind, remembered, prompt)
         log_weight = weight.log().float()
         similarity = (torch.zeros(len(weight)) if prompt is None
                       else log_similarity(prompt, prompts))
@@ -183,41 +162,12 @@ class NoveltyMemory:
         return REPULSIONS[kind](centre[counts].to(device),
                                 (log_weight + similarity)[counts].to(device), radius)
 
-    def _of_samples(self, remembered: Remembered) -> Centres:
+    def _centres(self, kind: str, remembered: Remembered, prompt: Tensor | None) -> Centres:
         weight = self._weight(remembered)
+        if kind == "net":
+            return centres_of(self.nets.net(remembered), remembered, weight, prompt)
         return Centres(remembered.embedding, remembered.prompt,
                        torch.ones(len(remembered)) if weight is None else weight)
-
-    def _of_net(self, remembered: Remembered, prompt: Tensor | None) -> Centres:
-        """The net's units where they are the samples. Where some are means of several, the samples
-        of this prompt, which the net finds, and units for those of prompts that are less alike; no
-        more than a full net has: some of them, each for several, where there are more. Too few of
-        them say less than the units."""
-        net, weight = self.nets.net(remembered), self._weight(remembered)
-        mass = net.mass if weight is None else net.weight(weight).float()
-        units = Centres(net.centre, net.prompt, mass)
-        similarity = (torch.zeros(len(mass)) if prompt is None
-                      else log_similarity(prompt, net.prompt))
-        counts = similarity > SIMILAR
-        if len(mass) == len(remembered) or not bool(counts.any()):
-            return units
-        order = similarity.masked_fill(~counts, -torch.inf).argsort(descending=True, stable=True)
-        order = order[:int(counts.sum())]
-        fits = net.mass[order].cumsum(dim=0) + torch.arange(len(order)).flip(0) <= net.capacity
-        count = max(int(fits.sum()), int((similarity > ALIKE).sum()))
-        opened = torch.zeros(len(mass), dtype=torch.bool)
-        opened[order[:count]] = True
-        members = opened[net.unit_of_each()].nonzero()[:, 0]
-        room = net.capacity - (len(order) - count)
-        if len(members) > SPARSE * room:
-            return units
-        of_each = torch.ones(len(members)) if weight is None else weight[members].float()
-        if len(members) > room:
-            picked, of_each = evenly(of_each, room)
-            members = members[picked]
-        rest = (part[counts & ~opened] for part in units)
-        return Centres(*map(torch.cat, zip((*remembered.some(members), of_each), rest,
-                                           strict=True)))
 
     def _weight(self, remembered: Remembered) -> Tensor | None:
         """`[n]`, float64: halved by every half_life samples that were recorded since; None where
@@ -225,27 +175,6 @@ class NoveltyMemory:
         if not self.half_life:
             return None
         return torch.exp2(-remembered.ages().double() / self.half_life)
-
-    def _distance(self, remembered: Remembered, embedding: Tensor) -> Tensor:
-        """`[new, dim]` -> `[new]`: to the nearest remembered sample; empty where there is none.
-
-        Where the net's units are means of several samples, it looks among those of the nearest
-        units: at as many for the whole batch as a full net has units.
-        """
-        if len(remembered) == 0:
-            return torch.empty(0)
-        net = self.nets.net(remembered)
-        if len(net.mass) == len(remembered):
-            return net.distance(embedding)
-        order = squared_distance(embedding, net.centre).argsort(dim=1)
-        fits = net.mass[order].cumsum(dim=1) <= net.capacity / len(embedding)
-        looked_at = torch.zeros(len(net.mass), dtype=torch.bool)
-        looked_at[torch.cat([order[fits], order[:, 0]])] = True
-        try:
-            found = remembered.some(looked_at[net.unit_of_each()].nonzero()[:, 0])
-        except RevisionGoneError:  # another process forgot some meanwhile
-            return net.distance(embedding)
-        return squared_distance(embedding, found.embedding).amin(dim=1).sqrt()
 
     def record(self, remembered: Remembered, space_id: str, *, hashes: Sequence[str],
                embedding: Tensor, prompt: Tensor | None, seed: int, settings: Mapping,
@@ -257,7 +186,9 @@ class NoveltyMemory:
         """
         started = time.perf_counter()
         embedding = embedding.cpu()
-        distance = self._distance(remembered, embedding)
+        distance = torch.empty(0)
+        if len(remembered):
+            distance = distance_to_nearest(self.nets.net(remembered), remembered, embedding)
         samples = [Sample(
             content_hash=content_hash,
             embedding=embedding[i],
@@ -275,16 +206,6 @@ class NoveltyMemory:
             appended.first_revision, appended.last_revision, len(appended.duplicates), len(former),
             distance, novelty_percentile(distance, remembered.nearest),
             time.perf_counter() - started)
-
-
-def evenly(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """At most so many of `[n]` samples, as evenly spaced as their weights allow: their indices,
-    which ascend, and the weights of all, shared out among them."""
-    total = weight.double().cumsum(dim=0)
-    step = total[-1] / count
-    picked, times = torch.searchsorted(total, step * (torch.arange(count) + 0.5)).unique(
-        return_counts=True)
-    return picked, (times * step).float()
 
 
 def content_hashes(latents: Tensor) -> list[str]:

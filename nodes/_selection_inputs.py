@@ -12,7 +12,8 @@ from nodes import LatentFromBatch
 from torch import Tensor
 
 from ..guidance.latent_space import LatentSpace
-from ..guidance.novelty_memory import SIMILAR, NoveltyMemory
+from ..guidance.novelty_memory import NoveltyMemory
+from ..guidance.overfull_net import SIMILAR
 from ..guidance.prompt import log_similarity, prompt_embedding
 from . import _host
 from ._latents import in_model_space, latent_space

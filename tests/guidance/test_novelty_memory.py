@@ -19,11 +19,11 @@ from guidance.novelty_memory import (
     NoveltyMemory,
     Recorded,
     content_hashes,
-    evenly,
     novelty_percentile,
     shared_bank,
     shared_nets,
 )
+from guidance.overfull_net import evenly
 from guidance.prompt import PROMPT_DIM
 from guidance.report import novelty_report
 from guidance.repulsion import REPULSIONS
@@ -371,7 +371,7 @@ def test_of_a_prompt_an_overfull_net_has_the_samples_themselves(memory, small_ne
 
 
 def test_where_too_few_samples_would_stand_for_all_there_are_units(memory, small_net, monkeypatch):
-    monkeypatch.setattr("guidance.novelty_memory.SPARSE", 1.5)
+    monkeypatch.setattr("guidance.overfull_net.SPARSE", 1.5)
     seen, prompts = of_prompts(memory, 60, 20, 70)
     for prompt in (prompts[0], None):
         net = memory.repulsion("net", seen, prompt, 0.7, torch.device("cpu"))
