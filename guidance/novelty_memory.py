@@ -17,7 +17,7 @@ from .fitted_radius import ACTIVATIONS, FITTED, LATENTS, UNKNOWN, Fit, fitted_ra
 from .memory import Entry, FeatureSpaceError, Memory, MemoryLog, MemoryLogError, Sample
 from .memory.bank import NEAREST, Bank, Remembered
 from .memory.cap import WHEN_FULL
-from .memory.net_cache import NetCache
+from .memory.net_cache import NetCache, Tick, silent
 from .overfull_net import ALIKE, SIMILAR, Centres, centres_of, distance_to_nearest
 from .prompt import log_similarity
 from .repulsion import REPULSIONS, Repulsion
@@ -127,9 +127,9 @@ class NoveltyMemory:
         """Forgets what is above max_megabytes."""
         self.log.enforce_cap(int(self.max_megabytes * 2 ** 20), self.when_full)
 
-    def learn_net(self) -> None:
+    def learn_net(self, tick: Tick = silent) -> None:
         """Has the net catch up with the log."""
-        self.nets.net(self.bank.at())
+        self.nets.net(self.bank.at(), tick)
 
     def recorded_by(self, prompt_id: str, revisions: Iterable[int]) -> list[Entry]:
         """Those of the revisions that are live samples which a prompt has recorded."""
@@ -140,15 +140,15 @@ class NoveltyMemory:
                 and entry.settings.get("prompt_id") == prompt_id]
 
     def repulsion(self, kind: str, remembered: Remembered, prompt: Tensor | None, radius: float,
-                  device: torch.device) -> Repulsion | None:
+                  device: torch.device, tick: Tick = silent) -> Repulsion | None:
         """What pushes away from the remembered samples; None where none counts.
 
         prompt: `[PROMPT_DIM]`, None where prompts do not matter; radius: FITTED to take that of
-        the samples themselves.
+        the samples themselves; tick: for a net that has much to learn first.
         """
         if len(remembered) == 0:
             return None
-        centre, prompts, weight = self._centres(kind, remembered, prompt)
+        centre, prompts, weight = self._centres(kind, remembered, prompt, tick)
         log_weight = weight.log().float()
         similarity = (torch.zeros(len(weight)) if prompt is None
                       else log_similarity(prompt, prompts))
@@ -162,10 +162,11 @@ class NoveltyMemory:
         return REPULSIONS[kind](centre[counts].to(device),
                                 (log_weight + similarity)[counts].to(device), radius)
 
-    def _centres(self, kind: str, remembered: Remembered, prompt: Tensor | None) -> Centres:
+    def _centres(self, kind: str, remembered: Remembered, prompt: Tensor | None, tick: Tick
+                 ) -> Centres:
         weight = self._weight(remembered)
         if kind == "net":
-            return centres_of(self.nets.net(remembered), remembered, weight, prompt)
+            return centres_of(self.nets.net(remembered, tick), remembered, weight, prompt)
         return Centres(remembered.embedding, remembered.prompt,
                        torch.ones(len(remembered)) if weight is None else weight)
 

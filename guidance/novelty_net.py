@@ -25,8 +25,7 @@ from .repulsion import squared_distance
 
 CAPACITY = 2048
 PAGE = 4096  # samples that are read at once
-# Weighs prompts against embeddings when units are merged: prompts PROMPT_WIDTH apart count like
-# images this far apart, so that only images of like prompts become one.
+# Where units are merged, prompts PROMPT_WIDTH apart count like images this far apart.
 TYPICAL_DISTANCE = 0.4
 
 
@@ -118,8 +117,7 @@ class NoveltyNet:
         return self.from_state({name: part.clone() for name, part in self.state().items()})
 
     def distance(self, embedding: Tensor) -> Tensor:
-        """`[batch, dim]` -> `[batch]`: to the nearest unit, which is the nearest sample until it is
-        full."""
+        """`[batch, dim]` -> `[batch]`: to the nearest unit."""
         return squared_distance(embedding, self.centre).min(dim=1).values.sqrt()
 
     def holds(self, remembered: Remembered) -> bool:
@@ -137,12 +135,13 @@ class NoveltyNet:
             return False
         return (self.ever > 0 or self.dim == remembered.dim) and self._knows_ends(remembered, old)
 
-    def follow(self, remembered: Remembered) -> None:
-        """Forgets and learns what it takes to hold exactly these samples, which it can follow."""
+    def follow(self, remembered: Remembered, most: int | None = None) -> None:
+        """Forgets what is not among these samples, which it can follow; learns the others, or
+        `most` of them."""
         held, old = self.learnt, self._old(remembered)
         if not torch.equal(old, held):
             self._forget(held[~_among(held, old)])
-        self.learn(remembered, first=len(old))
+        self.learn(remembered, len(old), most)
 
     def _old(self, remembered: Remembered) -> Tensor:
         """Those of the revisions that came when the last sample it learnt did, or before."""
@@ -150,10 +149,11 @@ class NoveltyNet:
         return remembered.revisions[:int(torch.searchsorted(remembered.revisions, last,
                                                             right=True))]
 
-    def learn(self, remembered: Remembered, first: int = 0) -> None:
-        """Learns the samples from index `first` on, in order."""
-        for start in range(first, len(remembered), PAGE):
-            end = min(start + PAGE, len(remembered))
+    def learn(self, remembered: Remembered, first: int = 0, most: int | None = None) -> None:
+        """Learns the samples from index `first` on, in order: all, or `most`."""
+        last = min(len(remembered), first + (most or len(remembered)))
+        for start in range(first, last, PAGE):
+            end = min(start + PAGE, last)
             embedding, prompt = remembered.read(start, end)
             points = torch.cat([embedding, prompt * (TYPICAL_DISTANCE / PROMPT_WIDTH)], dim=1)
             before = len(self._revision)

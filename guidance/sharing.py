@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .memory.exchange import AfterPage, Merged, export_memory, import_memory, merge
+from .memory.net_cache import silent
 from .novelty_memory import NoveltyMemory
 
 
@@ -49,7 +50,7 @@ def _add(memory: NoveltyMemory, giver: str, after_page: AfterPage | None,
             after_page(done, total)
 
     merged = add(after)
-    memory.learn_net()
+    memory.learn_net(after_page or silent)
     stats = memory.log.stats()
     return (f"{memory.name}: {merged.new} new from {giver}, {merged.duplicates} remembered already"
             f"\nMemory now: {stats.live_samples} samples, {stats.live_bytes / 2 ** 20:.2f} MB, "

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io as bytes_io
+from collections.abc import Callable
 from pathlib import Path
 
+import comfy.model_management
 import comfy.model_sampling
+import comfy.utils
 import folder_paths
 import latent_preview
 import torch
@@ -77,6 +80,17 @@ def show_on_node(node_id: str, text: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.send_progress_text(text, node_id, server.client_id)
+
+
+def progress() -> Callable[[int, int], None]:
+    """Shows how far a node has come, (done, total), and ends it where the user stops it."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def tick(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return tick
 
 
 def tell_memory_changed(memory: NoveltyMemory, **more: object) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..guidance.feature_novelty import FeatureRun
 from ..guidance.memory import Entry
 from ..guidance.memory.bank import Remembered
+from ..guidance.memory.net_cache import Tick
 from ..guidance.novelty import NoveltyRun
 from ..guidance.novelty_memory import FEATURES, VISION, NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import prompt_embedding
@@ -153,11 +154,22 @@ class NoveltyHooks:
         return Guided(model=model, space=space, revision=revision, remembered=remembered,
                       prompt=prompt, earlier=earlier, note=note,
                       run=self.options.run(self.memory, model, space, remembered, prompt, sigmas,
-                                           pure_noise=pure_noise, without_cfg=no_cfg),
+                                           pure_noise=pure_noise, without_cfg=no_cfg,
+                                           tick=self._learning()),
                       cfg=LateCFG(sampling.percent_to_sigma(self.options.cfg_start_percent)),
                       pure_noise=pure_noise, candidates=self.options.starts(
                           self.memory, remembered, len(sigmas) - 1, without_cfg=no_cfg),
                       ignored=self._ignored(guider))
+
+    def _learning(self) -> Tick:
+        """Shows how far a net has come that has much to learn before the run."""
+        progress = _host.progress()
+
+        def tick(done: int, total: int) -> None:
+            _host.show_on_node(self.node_id, f"Learning what is remembered: {done:,} of {total:,}")
+            progress(done, total)
+
+        return tick
 
     def _end(self, guided: Guided, result: Tensor, whole: bool) -> None:
         """Remembers the latents `[batch, ...]` of a run that went on to the end, and reports."""

@@ -12,6 +12,7 @@ from ..guidance.feature_space import FeatureSpace
 from ..guidance.fitted_radius import FITTED
 from ..guidance.latent_space import LatentSpace
 from ..guidance.memory.bank import Remembered
+from ..guidance.memory.net_cache import Tick
 from ..guidance.novelty import NoveltyRun, NoveltySettings
 from ..guidance.novelty_memory import LATENT, NoveltyMemory
 from ..guidance.starts import AUTO, affordable
@@ -63,17 +64,17 @@ class NoveltyOptions:
         return told
 
     def run(self, memory: NoveltyMemory, model, space: Space, remembered: Remembered,
-            prompt: Tensor | None, sigmas: Tensor, *, pure_noise: bool, without_cfg: bool
-            ) -> NoveltyRun:
+            prompt: Tensor | None, sigmas: Tensor, *, pure_noise: bool, without_cfg: bool,
+            tick: Tick) -> NoveltyRun:
         """sigmas: of the run, `[steps + 1]`; pure_noise: whether it starts from that; without_cfg:
-        whether there is no CFG at all."""
+        whether there is no CFG at all; tick: for a net that has much to learn first."""
         sampling = model.get_model_object("model_sampling")
         early = self.early_push if self.fits_early_push(memory) else "off"
         if early == "auto" and not without_cfg:
             early = "off"
         repulsion = memory.repulsion(self.repulsion, remembered,
                                      prompt if self.prompt_aware else None, self.radius,
-                                     model.load_device)
+                                     model.load_device, tick)
         radius = repulsion.radius if repulsion else self.radius or memory.unknown_radius
         settings = NoveltySettings(
             strength=self.strength, radius=radius, batch=self.batch_repulsion,

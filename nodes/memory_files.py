@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io, ui
 
@@ -52,7 +49,7 @@ class MergeMemories(io.ComfyNode):
 
     @classmethod
     def execute(cls, memory, source) -> io.NodeOutput:
-        report = merge_memories(memory, source, _progress())
+        report = merge_memories(memory, source, _host.progress())
         _host.tell_memory_changed(memory)
         return io.NodeOutput(memory, report, ui=_shown(cls, report))
 
@@ -148,7 +145,7 @@ class ImportMemory(io.ComfyNode):
     @classmethod
     def execute(cls, memory, file) -> io.NodeOutput:
         path = Path(folder_paths.get_annotated_filepath(file))
-        report = import_file(memory, path, _progress())
+        report = import_file(memory, path, _host.progress())
         _host.tell_memory_changed(memory)
         return io.NodeOutput(memory, report, ui=_shown(cls, report))
 
@@ -158,17 +155,6 @@ def _files() -> list[str]:
     with os.scandir(folder_paths.get_input_directory()) as found:
         return sorted(file.name for file in found
                       if file.name.endswith(ENDING) and file.is_file())
-
-
-def _progress() -> Callable[[int, int], None]:
-    """Shows how far a node has come, and ends it where the user stops it."""
-    bar = comfy.utils.ProgressBar(1)
-
-    def after_page(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    return after_page
 
 
 def _shown(cls, report: str) -> dict:

@@ -224,6 +224,60 @@ class TestCache:
         monkeypatch.setattr(NoveltyNet, "_absorb", lambda self, *sample: learnt.append(sample))
         assert torch.equal(cache.net(first(memory, 399)).centre, before) and not learnt
 
+    @pytest.fixture
+    def absorbed(self, monkeypatch) -> list:
+        """What nets learn from here on, without the samples that become units at once."""
+        learnt: list = []
+        absorb = NoveltyNet._absorb
+        monkeypatch.setattr(NoveltyNet, "_absorb", lambda self, *sample: (
+            learnt.append(sample), absorb(self, *sample))[1])
+        return learnt
+
+    def test_learning_that_is_ended_goes_on_from_there(self, tmp_path, memory, monkeypatch,
+                                                       absorbed):
+        monkeypatch.setattr("guidance.memory.net_cache.PAGE", 50)
+        told = []
+
+        def tick(done: int, total: int) -> None:
+            told.append((done, total))
+            if done >= 300:
+                raise InterruptedError
+        cache = NetCache(tmp_path / "net.safetensors", capacity=32)
+        with pytest.raises(InterruptedError):
+            cache.net(memory, tick)
+        assert told == [(done, 400) for done in range(50, 301, 50)]
+        whole = NetCache(None, capacity=32).net(memory)
+        absorbed.clear()
+        assert torch.equal(cache.net(memory).centre, whole.centre) and len(absorbed) == 100
+        absorbed.clear()
+        again = NetCache(tmp_path / "net.safetensors", capacity=32).net(memory)
+        assert torch.equal(again.centre, whole.centre) and len(absorbed) < 256
+
+    def test_an_earlier_revision_that_took_long_is_kept_too(self, tmp_path, memory, monkeypatch,
+                                                            absorbed):
+        """A memory that is frozen is not learnt again at each start."""
+        monkeypatch.setattr("guidance.memory.net_cache.PAGE", 50)
+        file = tmp_path / "net.safetensors"
+        NetCache(file, capacity=32).net(memory)
+        for count in (60, 100, 150, 200, 250, 40):
+            NetCache(file, capacity=32).net(first(memory, count))
+        assert {one.name for one in tmp_path.iterdir()} == {
+            "net.safetensors", *(f"net@{count}.safetensors" for count in (100, 150, 200, 250))}
+        before = NetCache(None, capacity=32).net(first(memory, 250))
+        absorbed.clear()
+        again = NetCache(file, capacity=32).net(first(memory, 250))
+        assert torch.equal(again.centre, before.centre) and not absorbed
+
+    def test_goes_on_from_the_net_that_is_farthest(self, tmp_path, memory, absorbed):
+        """Not from that of an early revision because that one was asked for first."""
+        file = tmp_path / "net.safetensors"
+        NetCache(file, capacity=32).net(memory)
+        cache = NetCache(file, capacity=32)
+        cache.net(first(memory, 60))
+        absorbed.clear()
+        cache.net(memory)
+        assert not absorbed
+
     def test_is_not_fooled_by_another_log_with_the_same_revisions(self, tmp_path, memory):
         file = tmp_path / "net.safetensors"
         NetCache(file, capacity=32).net(memory)

@@ -293,6 +293,35 @@ def test_a_masked_area_is_kept(fresh_host, draw, memory):
 
 # What is recorded, and when
 
+def test_a_net_that_has_much_to_learn_shows_how_far_it_is_and_can_be_cancelled(
+        fresh_host, novelty_graph, memory, monkeypatch):
+    points = torch.randn(40, 192, generator=torch.Generator().manual_seed(0))
+    memory.record(
+        memory.bank.at(), "latent-8x8/1/PixelSpace/3", hashes=[f"{n:064x}" for n in range(40)],
+        embedding=points, prompt=None, seed=0, settings={}, previews=[None] * 40)
+    fresh_host.pack("guidance.novelty_memory").shared_nets.cache_clear()
+    monkeypatch.setattr(fresh_host.pack("guidance.memory.net_cache"), "PAGE", 10)
+    graph = novelty_graph(guidance={"repulsion": "net"})
+
+    def stop(node_id, step, steps):
+        if steps == 40:
+            steps_told.append((node_id, step))
+            if step == 20:
+                fresh_host.interrupt()
+
+    steps_told: list = []
+    with pytest.raises(Interrupted):
+        fresh_host.run(graph, on_progress=stop)
+    assert steps_told == [("sampled", 10), ("sampled", 20)]
+    assert memory.log.revision == 40
+    steps_told.clear()
+    run = fresh_host.run(graph, on_progress=lambda *told: steps_told.append(told))
+    assert [step for _, step, steps in steps_told if steps == 40] == [30]
+    texts = [data for event, data in run.events if event == "progress_text"]
+    assert texts[0] == ("guided", "Learning what is remembered: 30 of 40")
+    assert memory.log.revision == 41
+
+
 def test_an_interrupted_run_records_nothing(fresh_host, novelty_graph, memory):
     def stop(node_id, step, steps):
         if node_id == "sampled" and step == 3:
