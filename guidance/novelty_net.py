@@ -38,8 +38,7 @@ def _among(values: Tensor, known: Tensor) -> Tensor:
 
 class NoveltyNet:
     """centre: `[units, dim]`; prompt: `[units, PROMPT_DIM]`; mass: `[units]`, samples in each;
-    learnt: the revisions of the samples it holds, `[n]`.
-    """
+    learnt: the revisions of the samples it holds, `[n]`."""
 
     def __init__(self, dim: int, capacity: int = CAPACITY):
         self.dim = dim
@@ -135,13 +134,14 @@ class NoveltyNet:
             return False
         return (self.ever > 0 or self.dim == remembered.dim) and self._knows_ends(remembered, old)
 
-    def follow(self, remembered: Remembered, most: int | None = None) -> None:
+    def follow(self, remembered: Remembered, most: int | None = None) -> bool:
         """Forgets what is not among these samples, which it can follow; learns the others, or
-        `most` of them."""
+        `most` of them. Returns whether it holds all of them then."""
         held, old = self.learnt, self._old(remembered)
         if not torch.equal(old, held):
             self._forget(held[~_among(held, old)])
         self.learn(remembered, len(old), most)
+        return most is None or len(old) + most >= len(remembered)
 
     def _old(self, remembered: Remembered) -> Tensor:
         """Those of the revisions that came when the last sample it learnt did, or before."""
@@ -157,9 +157,9 @@ class NoveltyNet:
             embedding, prompt = remembered.read(start, end)
             points = torch.cat([embedding, prompt * (TYPICAL_DISTANCE / PROMPT_WIDTH)], dim=1)
             before = len(self._revision)
-            index = torch.arange(before, before + len(points), dtype=torch.int32)
             self._revision = torch.cat([self._revision, remembered.revisions[start:end].int()])
-            self._went_into = torch.cat([self._went_into, index])
+            self._went_into = torch.cat([self._went_into, torch.arange(
+                before, len(self._revision), dtype=torch.int32)])
             self._counts = torch.cat([self._counts, torch.ones(len(points), dtype=torch.bool)])
             self._ends = torch.stack([embedding[0] if before == 0 else self._ends[0],
                                       embedding[-1]])

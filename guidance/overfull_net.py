@@ -19,6 +19,7 @@ from .repulsion import squared_distance
 
 SIMILAR = -12.0  # log weight, by prompt or by age, below which a sample does not count at all
 ALIKE = -0.7  # log similarity of prompts that count as one where the radius is fitted: a half
+LOOKED_AT = 8192  # samples at most, for the nearest: a tenth of a second to read
 SPARSE = 20  # samples that one may stand for; units say more where it would be more
 
 
@@ -76,16 +77,20 @@ def evenly(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def distance_to_nearest(net: NoveltyNet, remembered: Remembered, embedding: Tensor) -> Tensor:
-    """`[new, dim]` -> `[new]`, looked for among the samples of the nearest units: as many for the
-    whole batch as a full net has units."""
+    """`[new, dim]` -> `[new]`: to the nearest sample, looked for in the nearest units: in so many
+    that they hold, for the whole batch, as many samples as a full net has units. Of more than
+    LOOKED_AT only some are looked at."""
     if len(net.mass) == len(remembered):
         return net.distance(embedding)
     order = squared_distance(embedding, net.centre).argsort(dim=1)
-    fits = net.mass[order].cumsum(dim=1) <= net.capacity / len(embedding)
+    nearer = net.mass[order].cumsum(dim=1) - net.mass[order]
     looked_at = torch.zeros(len(net.mass), dtype=torch.bool)
-    looked_at[torch.cat([order[fits], order[:, 0]])] = True
+    looked_at[order[nearer < net.capacity / len(embedding)]] = True
+    members = looked_at[net.unit_of_each()].nonzero()[:, 0]
+    if len(members) > LOOKED_AT:
+        members = members[evenly(torch.ones(len(members)), LOOKED_AT)[0]]
     try:
-        found = remembered.some(looked_at[net.unit_of_each()].nonzero()[:, 0])
+        found = remembered.some(members)
     except RevisionGoneError:  # another process made the memory smaller meanwhile
         return net.distance(embedding)
     return squared_distance(embedding, found.embedding).amin(dim=1).sqrt()

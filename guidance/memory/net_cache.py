@@ -66,12 +66,10 @@ class NetCache:
                 return net
             net = self._start(remembered)
             before = net.ever
-            while True:
-                net.follow(remembered, PAGE)
+            while not net.follow(remembered, PAGE):
                 self._keep(net)
-                if net.holds(remembered):
-                    break
                 tick(len(net.learnt), len(remembered))
+            self._keep(net)
             if net.was_full and before + PAGE < net.ever < self._saved[0]:
                 self._pin(net, remembered)
             return net

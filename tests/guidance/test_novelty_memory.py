@@ -410,6 +410,15 @@ def test_the_distance_is_to_a_sample_where_units_are_means_of_several(memory, sm
     assert sum(off) < 0.3 * sum(off_by_units)
 
 
+def test_of_a_unit_with_very_many_samples_some_are_looked_at(memory, small_net, monkeypatch):
+    seen, _ = of_prompts(memory, 60, 20, 70)
+    monkeypatch.setattr("guidance.overfull_net.LOOKED_AT", 10)
+    asked = []
+    new, distance = record_anywhere(memory, replace(seen, some=lambda index: (
+        asked.append(len(index)), seen.some(index))[1]))
+    assert asked == [10] and float(distance) >= float(torch.cdist(new, seen.embedding).min()) - 1e-4
+
+
 def test_samples_that_are_gone_meanwhile_do_not_keep_it_from_recording(memory, small_net):
     seen, _ = of_prompts(memory, 60, 20, 70)
     to_units = memory.nets.net(seen).copy().distance
