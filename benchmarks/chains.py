@@ -30,7 +30,8 @@ GUIDING = ("guidance/antithetic_noise", "guidance/batch_mates", "guidance/early_
            "guidance/evaluation", "guidance/feature_novelty", "guidance/feature_space",
            "guidance/fitted_radius", "guidance/latent_space", "guidance/limiter",
            "guidance/noise_level", "guidance/novelty", "guidance/novelty_memory",
-           "guidance/novelty_net", "guidance/prompt", "guidance/repulsion", "guidance/starts",
+           "guidance/novelty_net", "guidance/overfull_net", "guidance/prompt",
+           "guidance/repulsion", "guidance/starts",
            "nodes/_late_cfg", "nodes/_novelty_hooks", "nodes/_novelty_run", "nodes/_starts")
 SEEDS_APART = 1_000_000  # between the first seeds of two seed sets
 PEERS = ROOT / "benchmarks" / "peers"
