@@ -51,7 +51,7 @@ def centres_of(net: NoveltyNet, remembered: Remembered, weight: Tensor | None,
     order = similarity.masked_fill(~counts, -torch.inf).argsort(descending=True, stable=True)
     order = order[:int(counts.sum())]
     fits = net.mass[order].cumsum(dim=0) + torch.arange(len(order)).flip(0) <= net.capacity
-    count = max(int(fits.sum()), int((similarity > ALIKE).sum()))
+    count = max(int(fits.sum()), int((similarity > ALIKE).sum()), 1)
     opened = torch.zeros(len(mass), dtype=torch.bool)
     opened[order[:count]] = True
     members = opened[net.unit_of_each()].nonzero()[:, 0]

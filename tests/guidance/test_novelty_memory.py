@@ -380,6 +380,23 @@ def test_where_too_few_samples_would_stand_for_all_there_are_units(memory, small
         assert float(net.log_weight.exp().sum()) == pytest.approx(count, rel=1e-3)
 
 
+@pytest.mark.parametrize("others", [5, 31])
+def test_a_prompt_that_is_only_similar_to_one_with_very_many_samples(memory, small_net, others):
+    """One unit holds more samples than a full net has units, and no prompt is the same."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.zeros(3, PROMPT_DIM)
+    prompts[:, :3] = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.0, 0.6], [0.93, 0.3676, 0.0]])
+    for count, spread, prompt in ((others, 3.0, prompts[1]), (300, 1e-3, prompts[0])):
+        part = 1 + spread * torch.randn(count, DIM, generator=generator)
+        record(memory, *[0.0] * count, hashes=content_hashes(part), embedding=part, prompt=prompt)
+    seen = memory.bank.at()
+    net, exact = (memory.repulsion(kind, seen, prompts[2], 1.0, torch.device("cpu"))
+                  for kind in ("net", "exact"))
+    queries = torch.ones(1, DIM) + 0.2
+    torch.testing.assert_close(net(queries).probability, exact(queries).probability, atol=0.01,
+                               rtol=0)
+
+
 def test_a_prompt_with_many_samples_has_some_of_them(memory, small_net):
     """Evenly spaced over the history, each for several."""
     seen, prompts = of_prompts(memory, 300, 20)
