@@ -20,6 +20,7 @@ from torch import Tensor
 from ..guidance.feature_space import FeatureSpace
 from ..guidance.memory import FeatureSpaceError
 from ._adm_model import AdmNet
+from ._sampling_hooks import SHARED
 
 INPUT_SHAPE = "uncommon.input_shape"  # of the latents in a call of the model, in its options
 MIDDLE = "middle_block_after_patch"
@@ -88,6 +89,8 @@ def tapped(guider, tap: Tap, adapt: Adapt) -> Iterator[None]:
     positive = {cond.get("uuid") for cond in conds}
 
     def adapted(activation: Tensor, call: dict) -> Tensor:
+        if SHARED not in call:  # an evaluation beside the sampler's own
+            return activation
         return _on_positive(activation, call, positive, adapt)
 
     with ExitStack() as within:

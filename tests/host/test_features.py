@@ -162,6 +162,24 @@ def test_together_with_a_memory_in_latents(run, draw):
     assert "of the noise removed" in shown(again, "guided2")
 
 
+@pytest.mark.parametrize("mode", ["free", "backprop"])
+def test_beside_a_guidance_that_runs_the_model_by_itself(fresh_host, novelty_graph, memory, mode):
+    """Its evaluations are neither pushed nor remembered, whichever node comes first."""
+    found = []
+    for first, second in (("model", "guided"), ("self", "model")):
+        fresh_host.run(novelty_graph(seed=3, memory=FEATURES))
+        graph = novelty_graph(seed=4, memory=FEATURES, guidance={"model": [first, 0]}, more={
+            "self": ("UncommonSelfGuidedMinority", {
+                "model": [second, 0], "mode": mode, "scale": 0.4, "start_percent": 0.0,
+                "end_percent": 1.0, "every_n_steps": 1})})
+        graph["sampled"]["inputs"]["model"] = ["self" if second == "guided" else "guided", 0]
+        drawn = fresh_host.run(graph).outputs["sampled"][0]["samples"]
+        found.append((drawn, memory.bank.at().embedding[-1]))
+        memory.log.forget_all()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
 def test_a_hires_pass_takes_the_place_of_its_own_first_pass(fresh_host, run, memory):
     fresh_host.load_extra("nodes_preview_any")
     more = {
