@@ -25,8 +25,7 @@ class Remembering:
         self.memory = memory
         self.space_id = space_id
         self.prompt = prompt
-        self.new = 0
-        self.duplicates = 0
+        self.new = self.duplicates = self.broken = 0
 
     def unknown(self, hashes: Sequence[str]) -> list[str]:
         """Those of the content hashes that are not remembered; the others count as duplicates."""
@@ -44,10 +43,12 @@ class Remembering:
             previews=previews)
         self.new += recorded.last_revision - recorded.first_revision + 1
         self.duplicates += recorded.duplicates
+        self.broken += recorded.broken
 
     def report(self, failures: Sequence[str] = ()) -> str:
         """failures: a line for each thing that could not be read."""
-        lines = [f"{self.memory.name}: {self.new} new, {self.duplicates} remembered already"]
+        lines = [f"{self.memory.name}: {self.new} new, {self.duplicates} remembered already"
+                 + f", left out {self.broken} whose values are no numbers" * bool(self.broken)]
         if failures:
             lines += [f"{len(failures)} skipped:", *failures[:10]]
             lines += ["..."] * (len(failures) > 10)

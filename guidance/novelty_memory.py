@@ -47,7 +47,8 @@ def shared_nets(url: str, name: str) -> NetCache:
 class Recorded:
     """What became of a run's samples. replaced: how many of an earlier pass they took the place of;
     distance: `[new]`, to the nearest remembered before, empty where there was none; novelty:
-    `[new]`, the share of the history that was less new when it came; seconds: all of it."""
+    `[new]`, the share of the history that was less new when it came; seconds: all of it; broken:
+    how many were left out because their values are no numbers."""
 
     first_revision: int
     last_revision: int
@@ -56,6 +57,7 @@ class Recorded:
     distance: Tensor
     novelty: Tensor
     seconds: float
+    broken: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,23 +182,28 @@ class NoveltyMemory:
     def record(self, remembered: Remembered, space_id: str, *, hashes: Sequence[str],
                embedding: Tensor, prompt: Tensor | None, seed: int, settings: Mapping,
                previews: Sequence[bytes | None], replaced: Sequence[Entry] = ()) -> Recorded:
-        """Appends every sample of a batch; one that is remembered already only counts as duplicate.
+        """Appends every sample of a batch; one that is remembered already only counts as duplicate,
+        and one whose embedding is not finite as broken.
 
         hashes: of the samples' contents; embedding: `[batch, dim]`; replaced: samples that these
         take the place of.
         """
         started = time.perf_counter()
         embedding = embedding.cpu()
-        distance = torch.empty(0)
+        whole = embedding.isfinite().all(dim=1).nonzero()[:, 0].tolist()
+        broken, embedding, distance = len(embedding) - len(whole), embedding[whole], torch.empty(0)
+        if not whole:
+            end = self.log.revision
+            return Recorded(end + 1, end, 0, 0, distance, distance,
+                            time.perf_counter() - started, broken)
         if len(remembered):
             distance = distance_to_nearest(self.nets.net(remembered), remembered, embedding)
         samples = [Sample(
-            content_hash=content_hash,
-            embedding=embedding[i],
-            prompt_embedding=prompt, preview=previews[i], seed=seed % 2 ** 64,
-            settings={**settings, "item": i,
-                      NEAREST: float(distance[i]) if len(distance) else None})
-            for i, content_hash in enumerate(hashes)]
+            content_hash=hashes[item], embedding=embedding[place],
+            prompt_embedding=prompt, preview=previews[item], seed=seed % 2 ** 64,
+            settings={**settings, "item": item,
+                      NEAREST: float(distance[place]) if len(distance) else None})
+            for place, item in enumerate(whole)]
         appended = self.log.append(samples, space_id)
         former = [entry.revision for entry in replaced if entry.content_hash not in hashes]
         if former:
@@ -206,7 +213,7 @@ class NoveltyMemory:
         return Recorded(
             appended.first_revision, appended.last_revision, len(appended.duplicates), len(former),
             distance, novelty_percentile(distance, remembered.nearest),
-            time.perf_counter() - started)
+            time.perf_counter() - started, broken)
 
 
 def content_hashes(latents: Tensor) -> list[str]:

@@ -95,6 +95,8 @@ def _recorded(recorded: Recorded) -> list[str]:
         text += f", {recorded.duplicates} already remembered"
     if recorded.replaced:
         text += f", in place of {recorded.replaced} from the pass before"
+    if recorded.broken:
+        text += f"; left out {recorded.broken} whose values are no numbers"
     lines = [text]
     if len(recorded.distance):
         novelty = ", ".join(f"{n:.0%}" for n in recorded.novelty.tolist()) or "unknown yet"

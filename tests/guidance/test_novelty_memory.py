@@ -149,6 +149,16 @@ def test_a_batch_is_recorded_as_samples_of_their_own(memory):
     assert entries[0].preview == b"png"
 
 
+def test_broken_samples_are_counted_and_left_out(memory):
+    recorded = record(memory, 1.0, float("nan"), 2.0, float("inf"))
+    assert (recorded.broken, recorded.first_revision, recorded.last_revision) == (2, 1, 2)
+    assert places(memory) == [1.0, 2.0]
+    assert [entry.settings["item"] for entry in memory.log.samples()] == [0, 2]
+    first, _ = memory.log.entries()
+    recorded = record(memory, float("nan"), replaced=[first])
+    assert recorded.broken == 1 and places(memory) == [1.0, 2.0]
+
+
 def test_duplicates_are_counted_and_left_out(memory):
     record(memory, 1.0)
     recorded = record(memory, 1.0, 2.0, 2.0)
@@ -482,6 +492,14 @@ def test_remembering_again_does_no_harm(memory):
     assert places(memory) == [1.0, 2.0, 3.0]
     hashes = content_hashes(at(3.0, 4.0))
     assert again.unknown(hashes) == hashes[1:]
+
+
+def test_report_tells_what_was_broken(memory):
+    remembering = Remembering(memory, SPACE, None)
+    points = at(1.0, float("nan"))
+    remembering.add(content_hashes(points), points, [None] * 2, "latent")
+    assert remembering.report().startswith(
+        "test: 1 new, 0 remembered already, left out 1 whose values are no numbers\n")
 
 
 def test_report_names_what_was_skipped(memory):

@@ -445,6 +445,13 @@ def test_recording_can_be_switched_off(fresh_host, novelty_graph, memory):
     assert "recording is switched off" in shown(run)
 
 
+def test_an_image_that_the_host_itself_breaks_is_not_remembered(fresh_host, novelty_graph, memory):
+    run = fresh_host.run(novelty_graph(sampler="seeds_3", scheduler="kl_optimal", steps=1))
+    assert not run.outputs["sampled"][0]["samples"].isfinite().all()
+    assert memory.log.stats().revision == 0
+    assert "left out 1 whose values are no numbers" in shown(run)
+
+
 def test_a_failed_recording_does_not_cost_the_image(fresh_host, novelty_graph, memory, monkeypatch,
                                                     caplog):
     log = fresh_host.pack("guidance.memory").Memory
