@@ -85,8 +85,8 @@ class FeatureRun(NoveltyRun):
         evaluations next to it. ValueError if no activation was seen."""
         if not self._kept:
             raise ValueError("no activation of the positive prompt was seen in this run. Take away "
-                             "what replaces the model's blocks, or set space to latent in Novelty "
-                             "Memory, with another name.")
+                             "what replaces the model's blocks, or limits the prompt to other "
+                             "steps; or set space to latent in Novelty Memory, with another name.")
         log_snr = torch.stack([level.log_snr for level, _ in self._kept])
         seen = torch.stack([embedding for _, embedding in self._kept])
         noisier = log_snr <= REFERENCE_LOG_SNR
