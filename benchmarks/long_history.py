@@ -5,8 +5,8 @@
 Draws 5,000 images of each of two digits with Novelty Guidance at its defaults, in batches that one
 memory remembers. Then, with the memory frozen at several revisions, 64 images more, each by itself
 and all with the same seeds: plain, without a push, and pushed by the net and by the exact kernel.
-An image is new if it is good and at least tau away from all that is remembered. Half an hour on one
-core, and resumable. Writes benchmarks/results/long_history.json and .md.
+An image is new if it is good and at least tau away from all that is remembered. Twenty minutes on
+one core, and resumable. Writes benchmarks/results/long_history.json and .md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python dev.py bench scale [--size N ...] [--report]
 
 Makes the memories once, in benchmarks/work/scale/ (12 GB in all; a few minutes, but for the net of
-the million, which takes half an hour to learn), and keeps every figure as it comes, so it can be
+the million, which takes twenty minutes to learn), and keeps every figure as it comes, so it can be
 stopped and run again at any time. Writes benchmarks/results/scale.json and .md.
 """
 

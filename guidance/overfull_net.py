@@ -1,7 +1,7 @@
 """What a novelty net knows of single samples, also where its units are means of several.
 
 A net that is overfull says which samples went into each unit. So those that matter, a prompt's or
-the nearest ones, are read from the log, and no more than a full net has units.
+the nearest ones, are read from the log, and no more than so many of them.
 """
 
 from __future__ import annotations
