@@ -14,21 +14,19 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.chain_table import Table, lines
-from benchmarks.chains import GUIDANCE_NODE, Chain, Sampler, draw, guidance_defaults
+from benchmarks.chains import GUIDANCE_NODE, Sampler
+from benchmarks.designs import Change, DesignChain, draw_design, shipped_defaults
 from benchmarks.models import DIGITS, MODELS
-from benchmarks.peers.command import worker_host
 from benchmarks.results import RESULTS, circumstances, command_line, write_json
 from benchmarks.workers import Place, add_arguments, draw_all, workers
-from demo.host import InProcessHost
 from guidance.novelty import UNSCALED
 
 COUNT = 128
@@ -98,16 +96,9 @@ def _on_both(activation: Tensor, call: dict, positive: set, adapt: Adapt) -> Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design:
-    """What differs from the shipped one. model: of MODELS; guidance: inputs of Novelty Guidance;
-    values: of the pack's code, by module and name; plain: no guidance at all; with_latent: another
-    node before it, with a memory of space latent."""
+class Design(Change):
+    """with_latent: another node before it, with a memory of space latent."""
 
-    what: str
-    model: str = DIGITS
-    guidance: Mapping[str, Any] = field(default_factory=dict)
-    values: Mapping[tuple[str, str], Any] = field(default_factory=dict)
-    plain: bool = False
     with_latent: bool = False
 
     def chains(self, defaults: dict[str, Any]) -> list[DesignChain]:
@@ -119,22 +110,8 @@ class Design:
                             memory=None if self.plain else {"space": "features"},
                             patches=((GUIDANCE_NODE, beside),) if beside else (),
                             more=(("beside", LATENT_MEMORY),) if beside else (),
-                            design=self.what if self.values else "")
+                            design=self.changes)
                 for label in LABELS[self.model]]
-
-    @contextmanager
-    def applied(self, host: InProcessHost) -> Iterator[None]:
-        with ExitStack() as stack:
-            for (module, name), value in self.values.items():
-                stack.enter_context(patch.object(host.pack(module), name, value))
-            yield
-
-
-@dataclass(frozen=True, kw_only=True)
-class DesignChain(Chain):
-    """design: the one that draws it, by what it changes of the code; empty if nothing."""
-
-    design: str = ""
 
 
 OUTPUT = {(HOOKS, "tapped"): behind(lambda net: net.output_blocks[0])}
@@ -192,18 +169,7 @@ DESIGNS = (
 
 
 def draw_and_save(place: Place, chain: DesignChain) -> int:
-    """Draws one chain; returns how many images it has."""
-    host = worker_host(place)
-    design = next((one for one in DESIGNS if (one.model, one.what) == (chain.model, chain.design)),
-                  Design(what=""))
-    with design.applied(host):
-        drawn = draw(host, chain)
-    drawn.save(chain)
-    return len(drawn.images)
-
-
-def shipped_defaults(place: Place) -> dict[str, Any]:
-    return guidance_defaults(worker_host(place))
+    return draw_design(DESIGNS, place, chain)
 
 
 def write_report(table: Table, defaults: dict[str, Any]) -> None:
