@@ -14,8 +14,10 @@ from dev import ROOT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120_000  # milliseconds, for machines that do much else
+# A class in the page of ComfyUI 0.30, the label in later ones.
+TAB = ".uncommon-memory-tab-button, button[aria-label^='Uncommon']"
 READY = "!!(window.app?.extensionManager && window.LiteGraph?.registered_node_types" \
-        "?.UncommonNoveltyMemory && document.querySelector('.uncommon-memory-tab-button'))"
+        f"?.UncommonNoveltyMemory && document.querySelector(\"{TAB}\"))"
 
 
 class NoBrowser(RuntimeError):
@@ -90,7 +92,7 @@ class Page:
 
     def show_panel(self, shown: bool = True) -> None:
         if self.view.locator(".uncommon-panel").count() != shown:
-            self.view.locator(".uncommon-memory-tab-button").click()
+            self.view.locator(TAB).click()
         self.view.locator(".uncommon-panel").wait_for(state="visible" if shown else "detached")
 
     def action(self, name: str):
