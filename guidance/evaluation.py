@@ -20,7 +20,8 @@ class Evaluation:
 
     x: where the sampler asks; plain: x0-hat that the model answered, before any push of x0-hat;
     previous: x0-hat that the sampler got at the evaluation before, with all pushes; looking:
-    whether the model is only looked at, and nobody pushes.
+    whether the model is only looked at, and nobody pushes; antithetic: whether the batch begins
+    with antithetic noises, which two nodes must not both make.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Evaluation:
         self.plain: Tensor | None = None
         self.previous: Tensor | None = None
         self.looking = False
+        self.antithetic = False
         self._seen: Tensor | None = None
 
     def run(self, x: Tensor, guided: Callable[[], Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ wanted displacement comes from the x0-hat of the evaluation before, so the model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class NoveltySettings:
     the same; batch: how strongly the samples of one batch push each other, 0 to 1; fits_batch:
     whether they take their radius from the batch where it is settled; early: whether pushes reach
     as far at high noise as at low, one of EARLY (auto: where the image is settled); look: whether
-    to ask the model once more before the first push, so that there is a first one.
+    to ask the model once more before the first push, so that there is a first one; sigma_first: at
+    which the run begins.
     """
 
     strength: float
@@ -58,6 +60,12 @@ class NoveltySettings:
     fits_batch: bool = False
     early: str = EARLY[-1]
     look: bool = False
+    sigma_first: float = math.inf
+
+    @property
+    def closed(self) -> bool:
+        """Whether no noise level of the run is pushed."""
+        return self.sigma_end > min(self.sigma_start, self.sigma_first)
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class PushFigures:
     least twice as far as by itself, because the image was settled at high noise; start: where the
     run began, if there were others to choose from; fits_batch: whether the samples of the batch
     took their radius from it where it was settled; antithetic: whether they started from
-    antithetic noises.
+    antithetic noises; closed: whether the window left out the whole run.
     """
 
     possible: bool
@@ -90,6 +98,7 @@ class PushFigures:
     start: Start | None = None
     fits_batch: bool = False
     antithetic: bool = False
+    closed: bool = False
 
 
 class NoveltyRun:
@@ -152,7 +161,8 @@ class NoveltyRun:
         active = self.pushes(x) and not at.looking
         if active and self._through_model:
             previous = at.previous
-            if previous is None and self.settings.look:
+            if previous is None and self.settings.look and (
+                    self.settings.sigma_first <= self.settings.sigma_start):
                 previous, self._looked = at.looked(model), True
             if previous is not None:
                 x = x + self._shift(at.x, previous, sigma, level)
@@ -167,11 +177,15 @@ class NoveltyRun:
     def pushes(self, x: Tensor) -> bool:
         """Whether there is anything to push samples x `[batch, ...]` away from."""
         self._mates = self.repels_mates(x)
-        return self._mates or self.repulsion is not None and self.settings.strength > 0
+        return self._mates or self.repulsion is not None and self._acts
 
     def repels_mates(self, x: Tensor) -> bool:
         """Whether the samples x `[batch, ...]` push each other."""
-        return len(x) > 1 and self.settings.batch > 0 and self.settings.strength > 0
+        return len(x) > 1 and self.settings.batch > 0 and self._acts
+
+    @property
+    def _acts(self) -> bool:
+        return self.settings.strength > 0 and not self.settings.closed
 
     def _shift(self, x: Tensor, denoised: Tensor, sigma: Tensor, level: NoiseLevel) -> Tensor:
         """The limited shift of x_t, `[batch, ...]`."""
@@ -221,7 +235,7 @@ class NoveltyRun:
         possible = self.repulsion is not None or self._mates
         if not self._evaluations:
             return PushFigures(possible, 0, 0, 0.0, 0.0, 0, self.of, start=self._start,
-                               antithetic=self._antithetic)
+                               antithetic=self._antithetic, closed=self.settings.closed)
         within, probability, push, finite = (
             torch.stack(column).cpu() for column in zip(*self._evaluations, strict=True))
         count = int(within.sum())

@@ -207,7 +207,7 @@ class NoveltyMemory:
         appended = self.log.append(samples, space_id)
         former = [entry.revision for entry in replaced if entry.content_hash not in hashes]
         if former:
-            self.log.forget(former, "a later pass went on with it")
+            self.log.forget(former, "a later pass went on with it", missing_ok=True)
         self.enforce_cap()
         self.learn_net()
         return Recorded(

@@ -60,6 +60,8 @@ def novelty_report(memory: NoveltyMemory, revision: int, remembered: int, streng
 def _pushed(memory: NoveltyMemory, remembered: int, strength: float, figures: PushFigures) -> str:
     if strength == 0:
         return "Nothing pushed: strength is 0."
+    if figures.closed or (figures.evaluations and figures.within == 0):
+        return "Nothing pushed: no step lies between start_percent and end_percent."
     if not figures.possible:
         return ("Nothing pushed: the memory is empty." if remembered == 0 else
                 "Nothing pushed: no remembered sample has a prompt like this one" +
@@ -70,8 +72,6 @@ def _pushed(memory: NoveltyMemory, remembered: int, strength: float, figures: Pu
     if figures.evaluations == 0:
         return ("Nothing pushed: the run has a single step, and the push needs the image of the "
                 "step before. Take more steps.")
-    if figures.within == 0:
-        return "Nothing pushed: no step lies between start_percent and end_percent."
     if figures.pushed == 0:
         return ("Nothing pushed: no step came near another image of the batch." if remembered == 0
                 else "Nothing pushed: no step came near a remembered sample.")

@@ -13,13 +13,11 @@ import folder_paths
 import latent_preview
 import torch
 from comfy.sampler_helpers import convert_cond
-from comfy_execution.graph_utils import is_link
-from comfy_execution.progress import get_progress_state
+from comfy_api.latest import ui
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..guidance.noise_level import NoiseLevel
-from ._provenance import made_with
 from ..guidance.novelty_memory import NoveltyMemory
 
 NOT_DIFFUSION = (comfy.model_sampling.IMG_TO_IMG, comfy.model_sampling.IMG_TO_IMG_FLOW)
@@ -82,6 +80,12 @@ def show_on_node(node_id: str, text: str) -> None:
         server.send_progress_text(text, node_id, server.client_id)
 
 
+def shown(cls, report: str) -> dict:
+    """Shows a report on a node that runs; what the page needs to show it again later."""
+    show_on_node(cls.hidden.unique_id, report)
+    return ui.PreviewText(report).as_dict()
+
+
 def progress() -> Callable[[int, int], None]:
     """Shows how far a node has come, (done, total), and ends it where the user stops it."""
     bar = comfy.utils.ProgressBar(1)
@@ -110,41 +114,3 @@ def running_node() -> tuple[str, str]:
     """Ids of the prompt and of the node that run now, empty outside a prompt."""
     context = get_executing_context()
     return (context.prompt_id, context.node_id) if context is not None else ("", "")
-
-
-def note_in_metadata(node_id: str, sampler_id: str, note: dict) -> None:
-    """Puts a note on what a sampler did beside a node of the running prompt.
-
-    Saved images carry it in their prompt, at `_meta.uncommon.<sampler_id>` of the node, and beside
-    it what they were made with.
-    """
-    node = _running_prompt().get(node_id)
-    if node is not None:
-        meta = node.setdefault("_meta", {})
-        meta.setdefault("uncommon", {})[sampler_id] = note
-        meta["uncommon_made_with"] = made_with(_running_prompt())
-
-
-def notes_upstream(node_id: str) -> list[dict]:
-    """The notes in the running prompt on the samplers upstream of a node."""
-    notes = [(sampler_id, note) for node in _running_prompt().values()
-             for sampler_id, note in node.get("_meta", {}).get("uncommon", {}).items()]
-    samplers = _upstream(node_id) if notes else ()
-    return [note for sampler_id, note in notes if sampler_id in samplers]
-
-
-def _running_prompt() -> dict:
-    dynprompt = get_progress_state().dynprompt
-    return dynprompt.get_original_prompt() if dynprompt is not None else {}
-
-
-def _upstream(node_id: str) -> set[str]:
-    """Ids of all nodes of the running prompt that a node gets its inputs from, near and far."""
-    dynprompt = get_progress_state().dynprompt
-    found, waiting = set(), [node_id]
-    while waiting:
-        inputs = dynprompt.get_node(waiting.pop())["inputs"].values()
-        new = {value[0] for value in inputs if is_link(value)} - found
-        found |= new
-        waiting += new
-    return found

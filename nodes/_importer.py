@@ -36,7 +36,8 @@ class Importer:
 
     def add_latents(self, latents: Tensor) -> None:
         """Latents `[batch, channels, ...]` as they are on a wire."""
-        self.remembering.add(content_hashes(latents), *self._features(latents), "latent")
+        embedding, previews = self._features(latents)  # raises an error for what is no latent
+        self.remembering.add(content_hashes(latents), embedding, previews, "latent")
 
     def add_images(self, images: Tensor) -> None:
         """IMAGE `[batch, height, width, channels]`."""

@@ -12,14 +12,14 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..guidance.feature_novelty import FeatureRun
-from ..guidance.memory import Entry
+from ..guidance.memory import Entry, RevisionGoneError
 from ..guidance.memory.bank import Remembered
 from ..guidance.memory.net_cache import Tick
 from ..guidance.novelty import NoveltyRun
 from ..guidance.novelty_memory import FEATURES, VISION, NoveltyMemory, Recorded, content_hashes
 from ..guidance.prompt import prompt_embedding
 from ..guidance.report import novelty_report
-from . import _host
+from . import _host, _notes
 from ._feature_tap import is_compiled, tap_of, tapped
 from ._images import previews_as_image
 from ._late_cfg import LateCFG, without_cfg
@@ -143,12 +143,18 @@ class NoveltyHooks:
         earlier = self._earlier_pass(model, space, start)
         revision = (min(entry.settings["revision"] for entry in earlier) if earlier
                     else self.memory.resolve())
-        remembered = self.memory.bank.at(revision)
+        try:
+            remembered = self.memory.bank.at(revision)
+        except RevisionGoneError:
+            if not earlier:
+                raise
+            # Recording the pass before made the memory drop some of what guided it.
+            remembered = self.memory.bank.at(revision, left=True)
         encoded = _host.encoded_prompt(guider.conds)
         prompt = None if encoded is None else prompt_embedding(encoded)
         note = {"memory": f"{self.memory.name}@{revision}", "strength": self.options.strength,
                 "seed": seed, "recorded": []}
-        _host.note_in_metadata(self.node_id, _host.running_node()[1], note)
+        _notes.note(self.node_id, note)
         sampling = model.get_model_object("model_sampling")
         pure_noise, no_cfg = is_pure_noise(sampling, sigmas), without_cfg(guider)
         return Guided(model=model, space=space, revision=revision, remembered=remembered,
@@ -200,14 +206,14 @@ class NoveltyHooks:
     def _earlier_pass(self, model, space: Space, start: Tensor | None) -> list[Entry]:
         """The remembered samples that this run goes on with, as a hires pass does.
 
-        These are samples of this prompt from samplers upstream of the one that runs, each the
-        nearest to one of the latents `[batch, ...]` that the run starts from.
+        These are samples of this prompt from samplers that the latents come from, each the nearest
+        to one of the latents `[batch, ...]` that the run starts from.
         """
         prompt_id, sampler_id = _host.running_node()
         pinned = self.memory.revision is not None
         if pinned or not prompt_id or start is None or not start.any():
             return []
-        revisions = [revision for note in _host.notes_upstream(sampler_id)
+        revisions = [revision for note in _notes.upstream(sampler_id, latents_only=True)
                      for revision in note.get("recorded", ())]
         found = self.memory.recorded_by(prompt_id, revisions) if revisions else []
         if not found:

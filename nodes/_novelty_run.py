@@ -81,6 +81,7 @@ class NoveltyOptions:
             fits_batch=(self.fits_radius(memory) and memory.space == LATENT
                         and radius == memory.unknown_radius and pure_noise),
             early=early, look=early != "off" and len(sigmas) - 1 <= LOOK_STEPS,
+            sigma_first=float(sigmas[0]),
             sigma_start=float(sampling.percent_to_sigma(self.start_percent)),
             sigma_end=float(sampling.percent_to_sigma(self.end_percent)))
         if isinstance(space, VisionSpace):

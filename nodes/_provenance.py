@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import comfy.model_management
@@ -24,7 +25,7 @@ def made_with(prompt: Mapping[str, Mapping]) -> dict:
     return {"comfyui": host_version, "uncommon": version[1] if version else "unknown",
             "torch": torch.__version__,
             "device": comfy.model_management.get_torch_device_name(device),
-            "files": {name: fingerprint(path) for name, path in _model_files(prompt).items()}}
+            "files": _model_files(prompt)}
 
 
 def fingerprint(path: Path) -> str:
@@ -38,13 +39,16 @@ def fingerprint(path: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def _model_files(prompt: Mapping[str, Mapping]) -> dict[str, Path]:
+def _model_files(prompt: Mapping[str, Mapping]) -> dict[str, str]:
+    """Fingerprints of those that are there and can be read."""
     names = {value for node in prompt.values() for value in node.get("inputs", {}).values()
              if isinstance(value, str) and value.lower().endswith(MODEL_FILES)}
     found = {}
     for name in sorted(names):
         places = (folder_paths.get_full_path(folder, name)
                   for folder in folder_paths.folder_names_and_paths)
-        if path := next(filter(None, places), None):
-            found[name] = Path(path)
+        # ValueError: on Windows, a path on another drive than ComfyUI's.
+        with suppress(OSError, ValueError):
+            if path := next(filter(None, places), None):
+                found[name] = fingerprint(Path(path))
     return found

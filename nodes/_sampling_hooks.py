@@ -14,7 +14,7 @@ from torch import Tensor
 from ..guidance.evaluation import Evaluation
 from ..guidance.noise_level import NoiseLevel
 from ..guidance.step_window import StepWindow
-from . import _host
+from . import _host, _notes
 
 KEYS = "uncommon."  # what the keys of this pack's runs begin with, in the host's options
 SHARED = KEYS + "evaluation"
@@ -99,7 +99,7 @@ class SamplingHooks:
         return None
 
     def _note(self, note: dict) -> None:
-        _host.note_in_metadata(self.node_id, _host.running_node()[1], note)
+        _notes.note(self.node_id, note)
 
     def _tell(self, text: str) -> None:
         log.info("%s: %s", self.title, text.replace("\n", "; "))

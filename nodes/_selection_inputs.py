@@ -15,7 +15,7 @@ from ..guidance.latent_space import LatentSpace
 from ..guidance.novelty_memory import NoveltyMemory
 from ..guidance.overfull_net import SIMILAR
 from ..guidance.prompt import log_similarity, prompt_embedding
-from . import _host
+from . import _host, _notes
 from ._latents import in_model_space, latent_space
 
 PIXELS, LATENTS = "pixels", "latents"
@@ -128,7 +128,7 @@ def remembered_before(memory: NoveltyMemory, conditioning: list | None,
     """
     revision = memory.resolve()
     remembered = memory.bank.at(revision)
-    revisions = [revision for note in _host.notes_upstream(node_id)
+    revisions = [revision for note in _notes.upstream(node_id)
                  for revision in note.get("recorded", ())]
     own = memory.recorded_by(_host.running_node()[0], revisions) if revisions else []
     counts = ~torch.isin(remembered.revisions,

@@ -26,12 +26,12 @@ def starting_noise(run: NoveltyRun, options: NoveltyOptions, candidates: int, gu
     """The noise `[batch, ...]`, and what is set and has no use. candidates: noises to try."""
     sampling = guider.inner_model.model_sampling
     ignored = []
-    if options.antithetic_noise and run.repels_mates(noise):
+    if options.antithetic_noise and run.repels_mates(noise) and not shared.antithetic:
         reason = _not_antithetic(options, sampling, noise, sigmas)
         if reason:
             ignored.append(f"antithetic_noise, since {reason}.")
         else:
-            noise = run.antithetic(noise)
+            noise, shared.antithetic = run.antithetic(noise), True
     if candidates > 1 and isinstance(run.space, LatentSpace):
         reason = _no_choice(run, sampling, noise, sigmas, denoise_mask)
         if not reason:
@@ -59,6 +59,8 @@ def _no_choice(run: NoveltyRun, sampling, noise: Tensor, sigmas: Tensor,
     """Why a run is not to begin but from the noise that it was given, if it is not."""
     if not run.pushes(noise):
         return "there is nothing to stay away from"
+    if len(sigmas) < 2:
+        return "the run has no step"
     if denoise_mask is not None:
         return "the latent has a mask"
     if not is_pure_noise(sampling, sigmas):

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..guidance.curation import FORGET, describe, forget
 from ..guidance.memory.cap import WHEN_FULL
 from ..guidance.novelty_memory import SPACES, NoveltyMemory
-from . import _host
+from . import _host, _notes
 from ._images import image_files, previews_as_image
 from ._importer import Importer
 from ._types import CATEGORY, NoveltyMemoryType
@@ -80,8 +80,13 @@ class NoveltyMemoryNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name, mode, revision, max_megabytes, database="", **inputs):
         """Changes with the memory, so that what it guides runs again exactly when it has learnt."""
-        memory = cls._memory(name, mode, revision, max_megabytes, database)
-        return memory.resolve()
+        pinned = mode == "frozen" and revision not in (None, LATEST)
+        if None in (name, revision, database):  # linked: nobody knows yet which memory it will be
+            return revision if pinned else float("nan")
+        if not pinned:
+            revision = cls._memory(name, mode, revision, max_megabytes, database).resolve()
+        _notes.note_state(f"{name}@{revision}")
+        return revision
 
     @classmethod
     def execute(cls, name, mode, revision, max_megabytes, database="",
@@ -173,6 +178,8 @@ class RememberSamples(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder="", **inputs):
         """Changes with the content of the folder."""
+        if folder is None:
+            return float("nan")  # linked
         return [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
                 for file in image_files(folder)] if folder else ""
 
@@ -191,7 +198,7 @@ class RememberSamples(io.ComfyNode):
             importer.add_folder(folder, (width, height))
         report = importer.report()
         _host.tell_memory_changed(memory)
-        return io.NodeOutput(memory, report, ui=_shown(cls, report))
+        return io.NodeOutput(memory, report, ui=_host.shown(cls, report))
 
 
 class ForgetSamples(io.ComfyNode):
@@ -245,7 +252,7 @@ class ForgetSamples(io.ComfyNode):
     def execute(cls, memory, what, count, number, numbers="") -> io.NodeOutput:
         report = forget(memory, what, count, number, numbers)
         _host.tell_memory_changed(memory)
-        return io.NodeOutput(memory, report, ui=_shown(cls, report))
+        return io.NodeOutput(memory, report, ui=_host.shown(cls, report))
 
 
 class MemoryInfo(io.ComfyNode):
@@ -287,14 +294,8 @@ class MemoryInfo(io.ComfyNode):
     def execute(cls, memory, after=None, newest=16) -> io.NodeOutput:
         found = describe(memory, newest)
         previews = previews_as_image([entry.preview for entry in found.newest if entry.preview])
-        shown = _shown(cls, found.text) | ui.PreviewImage(previews, cls=cls).as_dict()
+        shown = _host.shown(cls, found.text) | ui.PreviewImage(previews, cls=cls).as_dict()
         return io.NodeOutput(found.text, found.revision, previews, ui=shown)
-
-
-def _shown(cls, report: str) -> dict:
-    """Shows a report on the node; what the page needs to show it again later."""
-    _host.show_on_node(cls.hidden.unique_id, report)
-    return ui.PreviewText(report).as_dict()
 
 
 NODES = [NoveltyMemoryNode, RememberSamples, ForgetSamples, MemoryInfo]

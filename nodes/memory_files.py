@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..guidance.sharing import export_file, import_file, merge_memories
 from . import _host
@@ -51,7 +51,7 @@ class MergeMemories(io.ComfyNode):
     def execute(cls, memory, source) -> io.NodeOutput:
         report = merge_memories(memory, source, _host.progress())
         _host.tell_memory_changed(memory)
-        return io.NodeOutput(memory, report, ui=_shown(cls, report))
+        return io.NodeOutput(memory, report, ui=_host.shown(cls, report))
 
 
 class ExportMemory(io.ComfyNode):
@@ -90,7 +90,7 @@ class ExportMemory(io.ComfyNode):
         folder, name, number, *_ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory())
         report = export_file(memory, Path(folder, f"{name}_{number:05}_{ENDING}"))
-        return io.NodeOutput(report, ui=_shown(cls, report))
+        return io.NodeOutput(report, ui=_host.shown(cls, report))
 
 
 class ImportMemory(io.ComfyNode):
@@ -136,8 +136,10 @@ class ImportMemory(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file, **inputs):
-        """Changes with the file."""
-        if file is None or not folder_paths.exists_annotated_filepath(file):
+        """Changes with the file; each time where it is linked."""
+        if file is None:
+            return float("nan")
+        if not folder_paths.exists_annotated_filepath(file):
             return None
         found = os.stat(folder_paths.get_annotated_filepath(file))
         return found.st_size, found.st_mtime_ns
@@ -147,7 +149,7 @@ class ImportMemory(io.ComfyNode):
         path = Path(folder_paths.get_annotated_filepath(file))
         report = import_file(memory, path, _host.progress())
         _host.tell_memory_changed(memory)
-        return io.NodeOutput(memory, report, ui=_shown(cls, report))
+        return io.NodeOutput(memory, report, ui=_host.shown(cls, report))
 
 
 def _files() -> list[str]:
@@ -155,12 +157,6 @@ def _files() -> list[str]:
     with os.scandir(folder_paths.get_input_directory()) as found:
         return sorted(file.name for file in found
                       if file.name.endswith(ENDING) and file.is_file())
-
-
-def _shown(cls, report: str) -> dict:
-    """Shows a report on the node; what the page needs to show it again later."""
-    _host.show_on_node(cls.hidden.unique_id, report)
-    return ui.PreviewText(report).as_dict()
 
 
 NODES = [MergeMemories, ExportMemory, ImportMemory]

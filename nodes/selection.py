@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
@@ -97,7 +97,7 @@ class KeepMostDifferent(io.ComfyNode):
         found = pick(candidates.embedding, wanted)
         report = f"{found.report(wanted)}\nCompared: {candidates.compared}"
         return io.NodeOutput(*_kept(DIFFERENT, candidates, found.kept), found.medoid, report,
-                             ui=_shown(cls, report))
+                             ui=_host.shown(cls, report))
 
 
 class KeepNovel(io.ComfyNode):
@@ -171,7 +171,8 @@ class KeepNovel(io.ComfyNode):
             lines.append(line)
         found = novel(candidates.embedding, remembered, limit)
         report = "\n".join([found.report(limit), *lines, f"Compared: {candidates.compared}"])
-        return io.NodeOutput(*_kept(NOVEL, candidates, found.kept), report, ui=_shown(cls, report))
+        return io.NodeOutput(*_kept(NOVEL, candidates, found.kept), report,
+                             ui=_host.shown(cls, report))
 
 
 def _limit(remembered: Tensor, embedding: Tensor, percentile: float) -> tuple[float, str]:
@@ -188,12 +189,6 @@ def _kept(name: str, candidates: Candidates, kept: list[int]) -> tuple:
     fail, so where nothing is kept they are told not to run. name: of the node."""
     return (candidates.images(kept, name), candidates.latents(kept, name),
             kept or ExecutionBlocker(None))
-
-
-def _shown(cls, report: str) -> dict:
-    """Shows a report on the node; what the page needs to show it again later."""
-    _host.show_on_node(cls.hidden.unique_id, report)
-    return ui.PreviewText(report).as_dict()
 
 
 NODES = [KeepMostDifferent, KeepNovel]

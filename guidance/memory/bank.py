@@ -120,8 +120,9 @@ class Bank:
         self._kept: tuple[GrowingTensor, ...] = ()  # revision, embedding, prompt
         self._distances: dict[int, float] = {}  # `nearest` by revision
 
-    def at(self, revision: int | None = None) -> Remembered:
-        """What the memory holds at a revision (default: the last).
+    def at(self, revision: int | None = None, left: bool = False) -> Remembered:
+        """What the memory holds at a revision (default: the last); left: of that, what it still
+        holds now.
 
         Raises RevisionError, and RevisionGoneError where a sample's data was dropped.
         """
@@ -131,7 +132,7 @@ class Bank:
             if not 0 <= at <= self._revision:
                 self.memory.live(at)  # raises RevisionError, which tells what there is
             born, gone = self._born.rows, self._gone.rows
-            alive = (born <= at) & (gone > at)
+            alive = (born <= at) & (gone > at if not left else gone == STILL_LIVE)
             if bool((gone[alive] != STILL_LIVE).any()) and fates.any_dropped(*self._log, at):
                 self.memory.embeddings(at)  # raises RevisionGoneError, which tells what was dropped
             revisions = born[alive].long()

@@ -209,8 +209,9 @@ class Memory:
             revision = rows.append(connection, row, new)
         return AppendResult(row.log_length + 1, revision, tuple(duplicates))
 
-    def forget(self, revisions: Sequence[int], reason: str) -> int:
-        """Forget live samples by their revisions; the new revision. Raises RevisionError.
+    def forget(self, revisions: Sequence[int], reason: str, missing_ok: bool = False) -> int:
+        """Forget live samples by their revisions; the new revision. Raises RevisionError where one
+        is no live sample, unless missing_ok.
 
         Payloads stay until `compact`, so that earlier revisions remain what they were.
         """
@@ -219,7 +220,7 @@ class Memory:
             row = rows.find(connection, self.name, lock=True)
             sizes = rows.live_sizes_of(connection, row, asked) if row else {}
             missing = [revision for revision in asked if revision not in sizes]
-            if missing:
+            if missing and not missing_ok:
                 shown = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
                 raise RevisionError(
                     f'Memory "{self.name}" has no live sample at revision {shown}: forgotten '

@@ -182,6 +182,15 @@ def test_forget_rows_say_what_and_why(log: MemoryLog):
     assert [entry.forgotten_at for entry in memory.entries(upto=3)] == [11, 9, 9]
 
 
+def test_what_is_not_live_any_more_may_be_left_out(log: MemoryLog):
+    memory = log.memory("m")
+    memory.append(samples(0, 1, 2), SPACE)
+    memory.forget([2], "user: one")
+    assert memory.forget([1, 2], "later pass", missing_ok=True) == 5
+    assert memory.live() == [3]
+    assert memory.forget([1, 2], "later pass", missing_ok=True) == 5
+
+
 def test_forget_refuses_what_is_not_a_live_sample(log: MemoryLog):
     memory = log.memory("m")
     with pytest.raises(RevisionError, match="no live sample at revision 1"):

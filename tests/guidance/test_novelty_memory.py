@@ -200,6 +200,19 @@ def test_above_the_cap_the_oldest_are_forgotten(memory):
     assert 1 < len(places(memory)) < 20
 
 
+def test_of_a_revision_what_is_left_can_be_had(memory):
+    small = replace(memory, max_megabytes=0.002)
+    for place in range(20):
+        record(small, float(place))
+    live = [entry.revision for entry in memory.log.samples()]
+    first = live[1]  # when there were some that the cap has forgotten since
+    with pytest.raises(RevisionGoneError):
+        memory.bank.at(first)
+    left = memory.bank.at(first, left=True)
+    assert left.revisions.tolist() == [one for one in live if one <= first]
+    assert len(left.embedding) == len(left) > 0
+
+
 def test_above_the_cap_a_reservoir_keeps_any(memory):
     small = replace(memory, max_megabytes=0.002, when_full="reservoir")
     for place in range(20):
@@ -600,6 +613,7 @@ NOTHING = replace(PUSHED, possible=False, evaluations=0, within=0, pushed=0.0, m
     (NOTHING, {}, "Nothing pushed: no remembered sample has a prompt like this one."),
     (replace(NOTHING, possible=True), {}, "Nothing pushed: the run has a single step"),
     (replace(PUSHED, within=0), {}, "no step lies between start_percent and end_percent"),
+    (replace(NOTHING, closed=True), {}, "no step lies between start_percent and end_percent"),
     (replace(PUSHED, pushed=0.0), {}, "no step came near a remembered sample"),
     (PUSHED, {"fitted": UNKNOWN}, "Radius 0.180, until 4 samples of this prompt are remembered"),
     (replace(PUSHED, pushed=0.0), {"remembered": 0}, "near another image of the batch"),

@@ -47,6 +47,19 @@ def test_a_batch_starts_from_antithetic_noises(run, batch, amount):
     assert torch.allclose(x, antithetic(plain, amount), atol=1e-4)
 
 
+def test_of_two_nodes_one_makes_the_noises_antithetic(run):
+    """Twice would make the noise larger, since it is not independent any more."""
+    second = {"memory2": ("UncommonNoveltyMemory", {
+                  "name": "second", "revision": -1, "max_megabytes": 64, **FROZEN}),
+              "guided2": ("UncommonNoveltyGuidance", {
+                  "model": ["guided", 0], "memory": ["memory2", 0], "strength": 0.5,
+                  "start_percent": 0.0, "end_percent": 1.0, "repulsion": "exact",
+                  "antithetic_noise": True})}
+    _, once, _ = run(True, batch=2)
+    _, twice, _ = run(True, batch=2, more=second | {"sampled": sampler("latent", model="guided2")})
+    assert torch.equal(once, twice)
+
+
 def test_the_images_of_a_batch_differ_more(run):
     pairs = [[spread(run(on, {"end_percent": 0.01}, batch=2, seed=seed)[2]) for on in (False, True)]
              for seed in range(12)]

@@ -78,6 +78,11 @@ def test_few_steps_are_pushed_from_the_first_on_and_the_node_says_so(draw, early
     assert ("asked once more" in shown(draw(early, cfg=cfg, steps=steps))) is looks
 
 
+def test_nothing_is_looked_at_before_the_window(draw):
+    late = {"cfg": 1.0, "steps": 4, "guidance": {"start_percent": 0.3}}
+    assert "asked once more" not in shown(draw("auto", **late))
+
+
 def test_a_single_step_is_pushed(draw):
     assert "single step" in shown(draw("off", cfg=1.0, steps=1))
     assert "single step" not in shown(draw("auto", cfg=1.0, steps=1))

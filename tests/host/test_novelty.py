@@ -103,6 +103,20 @@ def test_empty_memory_is_the_plain_host_bit_for_bit(fresh_host, novelty_graph):
     assert "Nothing pushed: the memory is empty." in shown(guided)
 
 
+@pytest.mark.parametrize("window", [(0.6, 0.5), (0.0, 0.0)])
+def test_a_closed_window_is_the_plain_host_bit_for_bit(fresh_host, novelty_graph, draw, window):
+    """With all that the page switches on by default."""
+    draw(seed=1)
+    graph = novelty_graph(seed=2, batch=2, memory={"mode": "frozen"}, guidance=dict(
+        zip(("start_percent", "end_percent"), window, strict=True), cfg_start_percent=0.35,
+        early_push="auto", candidates=0, antithetic_noise=True))
+    guided, bypassed = fresh_host.run(graph), fresh_host.run(unguided(graph))
+    assert torch.equal(guided.outputs["sampled"][0]["samples"],
+                       bypassed.outputs["sampled"][0]["samples"])
+    assert "no step lies between start_percent and end_percent" in shown(guided)
+    assert "CFG began" not in shown(guided) and "antithetic" not in shown(guided)
+
+
 @pytest.mark.parametrize("name", ["euler", "euler_ancestral", "dpmpp_sde"])
 def test_global_random_states_are_as_without_guidance(fresh_host, novelty_graph, draw, name):
     draw(seed=1)

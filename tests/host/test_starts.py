@@ -47,6 +47,20 @@ def distance(run, remembered: torch.Tensor) -> float:
     return torch.cdist(space.embed(latent(run)), space.embed(remembered)).min().item()
 
 
+def test_a_run_without_a_step_has_no_choice(draw):
+    """As the high half of sigmas that are split at their first."""
+    whole = draw(4, more={
+        "schedule": ("BasicScheduler", {"model": ["guided", 0], "scheduler": "normal", "steps": 4,
+                                        "denoise": 1.0}),
+        "halves": ("SplitSigmas", {"sigmas": ["schedule", 0], "step": 0}),
+        "euler": ("KSamplerSelect", {"sampler_name": "euler"}),
+        "sampled": ("SamplerCustom", {
+            "model": ["guided", 0], "add_noise": True, "noise_seed": 0, "cfg": 1.0,
+            "positive": ["positive", 0], "negative": ["negative", 0], "sampler": ["euler", 0],
+            "sigmas": ["halves", 0], "latent_image": ["latent", 0]})})
+    assert "Not used: candidates, since the run has no step." in shown(whole)
+
+
 def test_graphs_from_before_the_input_are_drawn_as_they_were(draw):
     assert torch.equal(latent(draw(None, cfg=1.0)), latent(draw(1, cfg=1.0)))
 
