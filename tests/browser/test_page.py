@@ -324,6 +324,8 @@ def test_light_theme_phone_and_french(page, picture):
 
 @pytest.mark.parametrize("height", [740, 600, 480])
 def test_in_a_low_window_everything_can_be_reached(page, picture, height):
+    page.view.locator(".uncommon-tile").first.click()
+    page.view.locator(".uncommon-details img").wait_for()
     page.view.set_viewport_size({"width": 1280, "height": height})
     page.view.get_by_role("tab", name="Map").click()
     page.view.locator(".uncommon-details").hover()
