@@ -11,6 +11,7 @@ the CFG that the student has within it. Writes benchmarks/results/digits.json.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def judge(measure: DigitsMeasure, images: Tensor) -> tuple[dict[str, float], lis
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python dev.py bench digits", description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     measure = DigitsMeasure()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         host = start_host(Path(folder), threads=2)

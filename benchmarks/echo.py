@@ -13,6 +13,7 @@ benchmarks/results/echo.json and echo.md.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import tempfile
@@ -136,6 +137,8 @@ def text(rows: dict[str, dict[str, float]], command: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python dev.py bench echo", description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         host = start_host(Path(folder), threads=1)
         defaults = guidance_defaults(host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -17,9 +18,12 @@ from benchmarks.novelty import PARTS, is_outdated
 from benchmarks.novelty_report import summarise
 from benchmarks.novelty_rows import Earlier, grouped, measured, ratio, worth
 from demo.data import digits
+from dev import ROOT
 
 LABEL = 3
 CHAIN = Chain(sampler=Sampler("euler_ancestral", 3), cfg=1.5, label=LABEL, count=3)
+COMMANDS = [*(file.stem for file in (ROOT / "benchmarks").glob("*.py")
+              if "__main__" in file.read_text("utf-8")), "peers.command"]
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +208,12 @@ def test_only_what_other_code_guided_is_outdated(work):
         assert is_outdated(guided, earlier) is outdated
         assert not is_outdated(plain, earlier)
         assert not is_outdated(replace(guided, label=8), earlier)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_starts_nothing(name, monkeypatch, capsys):
+    benchmark = import_module(f"benchmarks.{name}")
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert benchmark.__doc__.splitlines()[0] in capsys.readouterr().out
