@@ -75,8 +75,8 @@ class LoadADM(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name", options=model_names(), display_name="model",
-                    tooltip="`digits` ships with this pack. Others are found in the models folders "
-                            "diffusion_models and checkpoints."),
+                    tooltip="`digits`, `avatars` and `avatars_64` ship with this pack. Others are "
+                            "found in the models folders diffusion_models and checkpoints."),
                 io.Combo.Input(
                     "attention_heads", options=list(HEADS), default="auto", optional=True,
                     advanced=True, display_name="attention heads",
