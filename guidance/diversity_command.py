@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .diversity import Settings, measure, measure_steps
 from .diversity_figures import Extras, Features
 from .diversity_report import as_json, text
+from .image_files import open_image
 from .picture_features import PIXELS, pixel_features
 
 PIXELS_MEANING = "the colours of the image, averaged over a grid of 16 x 16"
@@ -85,8 +86,7 @@ def _read(folder: Path) -> tuple[list[str], Tensor, list[str]]:
     counter = _Counter(f"Reading {folder}", len(files))
     for file in files:
         try:
-            with Image.open(file) as image:
-                array = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.float32)
+            array = np.asarray(open_image(file), np.float32)
         except Exception as error:  # Pillow's plugins raise many kinds
             left_out.append(f"{file.name}: {error}")
         else:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.diversity_figures import Features, History
+from ..guidance.image_files import open_image
 from ..guidance.neighbours import Tick, nearest
 from ..guidance.novelty_memory import NoveltyMemory
 from ..guidance.distances import INSTALL_LPIPS
@@ -27,7 +28,6 @@ from ..guidance.picture_features import (
     square,
 )
 from . import _host
-from ._images import open_image
 from ._latents import latent_space
 from ._scorer import lpips_folders
 

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..guidance.distances import LATENT_DISTANCES, load_distance
+from ..guidance.image_files import open_image
 from ..guidance.minority_score import MinorityScorer, default_sigma
 from ..guidance.scored_set import Scored, ScoredImages, ScoredSet, ScoreSettings
-from ._images import as_picture, centre_cropped, image_size, open_image
+from ._images import as_picture, centre_cropped, image_size
 from ._latents import feature_space
 from ._scorer import HostDenoiser, log_snr_curve, lpips_folders
 

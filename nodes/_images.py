@@ -12,6 +12,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from ..guidance.image_files import open_image
+
 PREVIEW = (64, 64)
 
 
@@ -35,9 +37,7 @@ def image_files(folder: str) -> list[Path]:
 def load_image(content: bytes, size: tuple[int, int]) -> Tensor:
     """An image file as IMAGE `[1, height, width, 3]`, scaled to cover `size` (width, height) and
     cut off around the centre."""
-    with Image.open(bytes_io.BytesIO(content)) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    return _as_image(ImageOps.fit(upright, size, Image.Resampling.LANCZOS))
+    return _as_image(ImageOps.fit(open_image(content), size, Image.Resampling.LANCZOS))
 
 
 def centre_cropped(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -52,12 +52,6 @@ def centre_cropped(image: Image.Image, size: tuple[int, int]) -> Tensor:
                           max(height, round(image.height * scale))), Image.Resampling.BICUBIC)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return _as_image(image.crop((left, top, left + width, top + height)))
-
-
-def open_image(file: Path | bytes) -> Image.Image:
-    """An image file, or what one holds, upright and in RGB."""
-    with Image.open(bytes_io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def image_size(file: Path) -> tuple[int, int] | None:

@@ -268,6 +268,17 @@ def test_an_unreadable_file_is_named_and_skipped(fresh_host, folder):
     assert "notes" not in report
 
 
+def test_files_of_16_bits_look_as_those_of_8_and_of_32_are_named(fresh_host, tmp_path, drawings):
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    grey = (drawings[0, ..., 0].numpy() * 255).round()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(deep / "16.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save(deep / "32.tif")
+    run = fresh_host.run(graph(folder=str(deep)))
+    assert torch.allclose(run.outputs["score"][2][0], drawings[0], atol=1e-6)
+    assert "\n1 skipped:\n32.tif: its pixels are numbers of 32 bits" in run.outputs["score"][4]
+
+
 def test_copies_count_once(fresh_host, folder):
     (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
     for report in (fresh_host.run(graph(folder=str(folder), seed=s)).outputs["score"][4]
