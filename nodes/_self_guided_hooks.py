@@ -48,7 +48,9 @@ class SelfGuidedHooks(SamplingHooks):
         again = min(float(sampling.percent_to_sigma(options.renoise_percent)),
                     float(sampling.sigma_max))
         self._note({"mode": options.mode, "scale": options.scale, "renoise_sigma": again})
-        start = noise if latent_image is None else torch.cat([noise, latent_image], dim=1)
+        start = noise.cpu()  # the host moves both to one device later
+        if latent_image is not None:
+            start = torch.cat([start, latent_image.cpu()], dim=1)
         return self_guided.SelfGuidedRun(
             self_guided.SelfGuidedSettings(
                 mode=options.mode, scale=options.scale, again_sigma=again,

@@ -343,6 +343,29 @@ def test_a_model_without_gradient_is_refused_with_a_cure(fresh_host, graph, monk
     fresh_host.run(graph(kind="self"))
 
 
+class Elsewhere(Tensor):
+    """A latent on another device than the noise, as the host's --gpu-only has it."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is Tensor.cpu:
+            return args[0].as_subclass(Tensor)
+        if function is torch.cat:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.4])
+def test_noise_and_latent_may_lie_on_different_devices(fresh_host, draw, monkeypatch, scale):
+    expected, _ = draw(kind="self", guidance={"scale": scale})
+    fresh_host.restart()
+    hooks = fresh_host.pack("nodes._self_guided_hooks").SelfGuidedHooks
+    begin = hooks._begin
+    monkeypatch.setattr(hooks, "_begin", lambda self, model, noise, latent, *more: begin(
+        self, model, noise, latent.as_subclass(Elsewhere), *more))
+    assert torch.equal(draw(kind="self", guidance={"scale": scale})[0], expected)
+
+
 def test_classifier_weights_of_inference_mode(draw, classifier):
     expected, _ = draw()
     with torch.inference_mode():
