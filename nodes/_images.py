@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io as bytes_io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +34,18 @@ def image_files(folder: str) -> list[Path]:
         raise ValueError(f'"{path}" holds no images. Folders inside it are not searched; give the '
                          "path of the one that holds the images.")
     return [path / name for name in names]
+
+
+def stamp(folder: str | None) -> str | float:
+    """Changes with the images in a folder. Of a folder that comes by a link the host does not tell
+    the name beforehand (None): then it changes each time."""
+    if folder is None:
+        return float("nan")
+    listed = hashlib.sha256()
+    for file in image_files(folder) if folder else ():
+        stat = file.stat()
+        listed.update(os.fsencode(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}/"))
+    return listed.hexdigest()
 
 
 def load_image(content: bytes, size: tuple[int, int]) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from comfy_api.latest import io, ui
 
 from ..guidance.diversity import Settings, measure, measure_steps
@@ -12,7 +10,7 @@ from ..guidance.diversity_report import as_json, table, text
 from . import _host
 from ._diversity_plots import draw_pairs, draw_plots
 from ._diversity_reader import FEATURES, Extractor, HistorySearch, pictures_of, read, ticker
-from ._images import image_files
+from ._images import image_files, stamp
 from ._types import CATEGORY, NoveltyMemoryType, ScoredImagesType
 
 DEFAULTS = Settings()
@@ -119,12 +117,7 @@ class DiversityReport(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=("",), reference_folder=("",), **inputs):
         """Changes with the content of the folders."""
-        listed = hashlib.sha256()
-        for path in filter(None, (*(folder or ()), "|", *(reference_folder or ()))):
-            for file in image_files(path) if path != "|" else ():
-                stat = file.stat()
-                listed.update(f"{path}/{file.name}/{stat.st_size}/{stat.st_mtime_ns}/".encode())
-        return listed.hexdigest()
+        return [stamp(folder[0]), stamp(reference_folder[0])]
 
     @classmethod
     def execute(cls, images=(), folder=("",), reference_images=(), reference_folder=("",),

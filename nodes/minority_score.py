@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import folder_paths
@@ -13,7 +12,7 @@ from ..guidance.minority_score import BATCH, DRAWS
 from . import _host
 from ._histogram import histogram
 from ._image_scorer import ImageScorer, chosen_size, load_member
-from ._images import image_files
+from ._images import image_files, stamp
 from ._types import MINORITY_CATEGORY, ScoredImagesType
 
 DEFAULT_DISTANCE = "latent_l2"  # needs no file, whatever the model
@@ -112,13 +111,7 @@ class MinorityScore(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder=("",), **inputs):
         """Changes with the content of the folder."""
-        if not folder or not folder[0]:
-            return ""
-        listed = hashlib.sha256()
-        for file in image_files(folder[0]):
-            stat = file.stat()
-            listed.update(f"{file.name}/{stat.st_size}/{stat.st_mtime_ns}/".encode())
-        return listed.hexdigest()
+        return stamp(folder[0])
 
     @classmethod
     def execute(cls, model, vae, image=(), conditioning=(None,), folder=("",), width=(0,),

@@ -108,6 +108,15 @@ def test_folders_are_measured_by_their_pixels(fresh_host, folders, drawings):
                                 reference_folder=str(folders / "reference"))).executed == []
 
 
+def test_a_folder_that_comes_by_a_link_is_looked_at_each_time(fresh_host, folders):
+    fresh_host.load_extra("nodes_primitive")
+    text = {"text": ("PrimitiveString", {"value": str(folders / "reference")})}
+    linked = graph(text, folder=str(folders / "set"), reference_folder=["text", 0])
+    before = out(fresh_host.run(linked))[REPORT]
+    (folders / "reference" / "new.png").write_bytes((folders / "set" / "00.png").read_bytes())
+    assert out(fresh_host.run(linked))[REPORT] != before
+
+
 def test_a_changed_folder_is_measured_again_and_torn_files_are_named(fresh_host, folders):
     path = folders / "set"
     fresh_host.run(graph(folder=str(path)))

@@ -121,6 +121,14 @@ def test_a_folder_is_scored_once_and_then_found_again(fresh_host, folder, evalua
     assert torch.equal(scored(again).latents(range(12)), scored(first).latents(range(12)))
 
 
+def test_a_folder_that_comes_by_a_link_is_looked_at_each_time(fresh_host, folder):
+    fresh_host.load_extra("nodes_primitive")
+    linked = graph(folder=["text", 0], more={"text": ("PrimitiveString", {"value": str(folder)})})
+    fresh_host.run(linked)
+    Image.new("RGB", (16, 16), "red").save(folder / "new.png")
+    assert "1 new, 12 scored already" in fresh_host.run(linked).outputs["score"][4]
+
+
 def test_known_files_are_not_even_read(fresh_host, folder, monkeypatch):
     fresh_host.run(graph(folder=str(folder), show=1))
     Image.new("RGB", (16, 16), "red").save(folder / "new.png")
