@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,8 +147,9 @@ class ScoredSet:
 
     def known_files(self, paths: Sequence[str]) -> dict[str, tuple[str, str]]:
         """Path -> (stamp, content hash), of the files that were scored at some time."""
+        given = {_as_text(path): path for path in paths}
         with self._transaction() as connection:
-            return {path: (stamp, key) for chunk in _chunks(paths)
+            return {given[path]: (stamp, key) for chunk in _chunks([*given])
                     for path, stamp, key in connection.execute(
                         select(known_file).where(known_file.c.path.in_(chunk)))}
 
@@ -156,7 +158,7 @@ class ScoredSet:
         with self._transaction() as connection:
             for path, stamp, key in files:
                 note = {"stamp": stamp, "content_hash": key}
-                connection.execute(insert(known_file).values(path=path, **note)
+                connection.execute(insert(known_file).values(path=_as_text(path), **note)
                                    .on_conflict_do_update(index_elements=["path"], set_=note))
 
     def add(self, scored: Sequence[Scored]) -> None:
@@ -258,6 +260,11 @@ class ScoredImages:
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(values), LOOKUP):
         yield values[start:start + LOOKUP]
+
+
+def _as_text(path: str) -> str:
+    """The same for all but names that are no text, which a database does not take."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _engine(path: Path):

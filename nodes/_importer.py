@@ -87,7 +87,7 @@ class Importer:
         """None where the content is no whole image."""
         try:
             return load_image(content, size)
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+        except Exception as error:  # Pillow's plugins raise many kinds
             self._failures.append(f"{file.name}: {error}")
             return None
 

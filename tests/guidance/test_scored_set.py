@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,14 @@ def test_a_changed_file_is_noted_anew(kept):
     add(kept, 1, 2)
     kept.note_files([("/1.png", "newer", "hash 2")])
     assert kept.known_files(["/1.png"]) == {"/1.png": ("newer", "hash 2")}
+
+
+def test_a_path_that_is_no_text_is_known_too(kept):
+    path = os.fsdecode(b"/caf\xe9.png")
+    kept.note_files([(path, "stamp", "hash")])
+    kept.add([Scored("hash 1", 0.1, picture(1), path + "2", "stamp")])
+    assert kept.known_files([path, "/1.png", path + "2"]) == {
+        path: ("stamp", "hash"), path + "2": ("stamp", "hash 1")}
 
 
 def test_more_images_than_one_question_holds(kept):

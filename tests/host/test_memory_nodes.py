@@ -120,6 +120,13 @@ def test_remembers_a_folder_in_order_and_names_what_it_skips(fresh_host, memory_
     assert reds == [1, 0, 4, 2, 3]  # a, b, c, d, e
 
 
+def test_a_file_that_is_too_large_is_named(fresh_host, memory_only, pictures, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    Image.new("1", (200, 200)).save(pictures / "huge.png")
+    run = fresh_host.run(memory_only(kept=remember(folder=str(pictures), vae=["vae", 0])))
+    assert run.outputs["kept"][1].startswith("test: 5 new, 0 remembered already\n2 skipped:\nhuge")
+
+
 def test_a_folder_that_grew_is_read_again_and_only_the_new_is_added(fresh_host, memory_only,
                                                                    samples, pictures):
     graph = memory_only(kept=remember(folder=str(pictures), vae=["vae", 0]))

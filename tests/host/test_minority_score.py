@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import weakref
 from pathlib import Path
 
@@ -274,6 +275,20 @@ def test_an_unreadable_file_is_named_and_skipped(fresh_host, folder):
     assert "\n2 skipped:\ntorn.png: " in report
     assert "\nzero.png: " in report
     assert "notes" not in report
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_odd_names_and_broken_notes_of_a_camera_end_nothing(fresh_host, folder):
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / "03.png").rename(folder / name)
+    cut_off = Image.Exif()
+    cut_off[0x0112] = 6
+    Image.new("RGB", (16, 16)).save(folder / "!.png", exif=cut_off.tobytes()[:12])
+    run = fresh_host.run(graph(folder=str(folder)))
+    assert "12 images" in run.outputs["score"][4]
+    assert "\n1 skipped:\n!.png: " in run.outputs["score"][4]
+    assert str(folder / name) in scored(run).paths
+    assert fresh_host.run(graph(folder=str(folder))).executed == []
 
 
 def test_files_of_16_bits_look_as_those_of_8_and_of_32_are_named(fresh_host, tmp_path, drawings):
