@@ -7,6 +7,7 @@ fixed image (`minority_score.MinorityScorer.answer`), which tells models, prompt
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
@@ -116,21 +117,20 @@ class ScoredSet:
     @classmethod
     def open(cls, folder: Path, settings: ScoreSettings, answer: Sequence[float]) -> ScoredSet:
         """The set in a folder with these settings whose scorer gave this answer; made if new."""
-        number = 0
-        while (path := folder / f"{settings.name}-{number}.sqlite").exists():
+        for path in sorted(folder.glob(f"{settings.name}-*.sqlite")):
             found = cls(path, settings)
             kept = found._about()
-            if kept is None:  # interrupted while it was made
-                break
-            if kept["version"] == VERSION and same_answer(kept["answer"], answer):
+            if kept and kept["version"] == VERSION and same_answer(kept["answer"], answer):
                 return found
-            number += 1
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ScoredSetError(f'Scores cannot be kept in "{folder}": {error}. Give this user '
                                  "permission to write there.") from error
-        made = cls(path, settings)
+        numbered = (cls(folder / f"{settings.name}-{number}.sqlite", settings)
+                    for number in itertools.count())
+        made = next(one for one in numbered if not one.path.exists()
+                    or one._about() is None)  # interrupted while it was made
         kept = {"version": VERSION, "settings": asdict(settings), "answer": list(answer)}
         with made._transaction() as connection:
             metadata.create_all(connection)

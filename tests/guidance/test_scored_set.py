@@ -126,6 +126,16 @@ def test_a_deleted_file_is_an_error_and_a_new_run_starts_anew(kept, tmp_path):
     assert ScoredSet.open(tmp_path, SETTINGS, ANSWER).scores(["hash 1"]) == {}
 
 
+def test_the_other_sets_are_found_when_one_is_deleted(kept, tmp_path):
+    sets = [ScoredSet.open(tmp_path, SETTINGS, (number, number, number)) for number in (1, 2)]
+    add(sets[1], 1)
+    for one in (kept, sets[0]):
+        one.path.unlink()
+    found = ScoredSet.open(tmp_path, SETTINGS, (2, 2, 2))
+    assert found.path == sets[1].path and found.scores(["hash 1"]) == {"hash 1": 0.1}
+    assert ScoredSet.open(tmp_path, SETTINGS, (3, 3, 3)).path == kept.path
+
+
 def test_a_file_that_is_no_database_is_an_error_that_names_it(kept, tmp_path):
     kept.path.write_bytes(b"no database at all" * 100)
     with pytest.raises(ScoredSetError, match=kept.path.name):
