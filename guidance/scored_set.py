@@ -132,7 +132,7 @@ class ScoredSet:
         made = next(one for one in numbered if not one.path.exists()
                     or one._about() is None)  # interrupted while it was made
         kept = {"version": VERSION, "settings": asdict(settings), "answer": list(answer)}
-        with made._transaction() as connection:
+        with made._transaction(make=True) as connection:
             metadata.create_all(connection)
             connection.execute(insert(about).on_conflict_do_nothing(), {
                 "key": "about", "value": json.dumps(kept)})
@@ -204,7 +204,10 @@ class ScoredSet:
         return None if kept is None else json.loads(kept)
 
     @contextmanager
-    def _transaction(self) -> Iterator:
+    def _transaction(self, make: bool = False) -> Iterator:
+        if not make and not self.path.exists():
+            raise ScoredSetError(f'The scores in "{self.path}" were deleted. Run Minority Score '
+                                 "again.")
         try:
             with self._engine.begin() as connection:
                 yield connection

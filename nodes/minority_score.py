@@ -18,6 +18,7 @@ from ._types import MINORITY_CATEGORY, ScoredImagesType
 DEFAULT_DISTANCE = "latent_l2"  # needs no file, whatever the model
 RAREST = "rarest"
 WHICH = [RAREST, "most common"]
+_used: list[Path | None] = []  # files of scores, by any run since the host started; None: deleted
 
 
 class MinorityScore(io.ComfyNode):
@@ -110,8 +111,8 @@ class MinorityScore(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder=("",), **inputs):
-        """Changes with the content of the folder."""
-        return stamp(folder[0])
+        """Changes with the content of the folder, and when a file of scores is deleted."""
+        return [stamp(folder[0]), _deleted()]
 
     @classmethod
     def execute(cls, model, vae, image=(), conditioning=(None,), folder=("",), width=(0,),
@@ -126,6 +127,8 @@ class MinorityScore(io.ComfyNode):
             draws=draws[0], seed=seed[0], batch=batch[0],
             size=chosen_size(width[0], height[0], images, files),
             folder=_sets_folder(lasting=bool(files)), count=sum(map(len, images)) + len(files))
+        if scorer.kept.path not in _used:
+            _used.append(scorer.kept.path)
         scorer.add_images(images)
         scorer.add_folder(files)
         scored = scorer.result()
@@ -180,6 +183,12 @@ def _sets_folder(lasting: bool) -> Path:
     folder = (folder_paths.get_system_user_directory("uncommon") if lasting
               else folder_paths.get_temp_directory())
     return Path(folder, "minority_scores")
+
+
+def _deleted() -> int:
+    """How many files of scores were deleted while outputs in the host's cache relied on them."""
+    _used[:] = [path if path and path.exists() else None for path in _used]
+    return _used.count(None)
 
 
 def _shown(scored, show: int) -> list[int]:

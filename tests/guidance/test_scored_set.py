@@ -121,8 +121,9 @@ def test_a_deleted_file_is_an_error_and_a_new_run_starts_anew(kept, tmp_path):
     images = add(kept, 1)
     for file in tmp_path.iterdir():
         file.unlink()
-    with pytest.raises(ScoredSetError, match="run Minority Score again"):
+    with pytest.raises(ScoredSetError, match="were deleted. Run Minority Score again"):
         images.latents([0])
+    assert not kept.path.exists()
     assert ScoredSet.open(tmp_path, SETTINGS, ANSWER).scores(["hash 1"]) == {}
 
 

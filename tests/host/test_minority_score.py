@@ -130,6 +130,18 @@ def test_a_folder_that_comes_by_a_link_is_looked_at_each_time(fresh_host, folder
     assert "1 new, 12 scored already" in fresh_host.run(linked).outputs["score"][4]
 
 
+def test_what_was_deleted_is_scored_anew(fresh_host, folder):
+    prompt = graph(folder=str(folder), more=select(3, "rarest"))
+    kept = scored(fresh_host.run(prompt)).kept.path
+    for file in kept.parent.iterdir():
+        file.unlink()
+    prompt["picked"]["inputs"]["count"] = 4
+    run = fresh_host.run(prompt)
+    assert "12 new, 0 scored already" in run.outputs["score"][4]
+    assert len(run.outputs["picked"][1]) == 4
+    assert fresh_host.run(prompt).executed == []
+
+
 def test_known_files_are_not_even_read(fresh_host, folder, monkeypatch):
     fresh_host.run(graph(folder=str(folder), show=1))
     Image.new("RGB", (16, 16), "red").save(folder / "new.png")
