@@ -43,6 +43,10 @@ EPOCH_SEEDS = 2 ** 40  # apart from those of the iterations
 OVERFIT = 1.1  # a last validation loss so much above the lowest is worth a warning
 
 
+class Diverged(ValueError):
+    """A training that has come to weights, or to latents, of which no loss can be told."""
+
+
 class ClassifierTraining:
     """A training that can stop after every iteration, and go on later.
 
@@ -151,7 +155,7 @@ class ClassifierTraining:
         logits = self._logits(x0, log_snr, generator)
         loss = F.cross_entropy(logits, self.labels[indices].to(self.device))
         if not math.isfinite(value := loss.item()):
-            raise ValueError(
+            raise Diverged(
                 f"The loss stopped being a finite number in iteration {self.iteration + 1}. Lower "
                 f"the learning rate (it is {settings.learning_rate:g}); if that does not help, "
                 "score the images again: some latents may be damaged.")

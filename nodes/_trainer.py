@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.adm_checkpoint import Schedule
-from ..guidance.classifier_training import ClassifierTraining
+from ..guidance.classifier_training import ClassifierTraining, Diverged
 from ..guidance.minority_checkpoint import frozen_part
 from ..guidance.minority_classifier import FrozenExtractor, MinorityClassifier
 from ..guidance.scored_set import ScoredImages
@@ -38,7 +38,8 @@ DEVICE_MEMORY = 2 * 2 ** 30  # asked of the host for a training
 
 def train(scored: ScoredImages, settings: TrainingSettings, resume: bool,
           extractor: MinorityClassifier | None, model, node_id: str) -> ClassifierTraining:
-    """A training that has ended. If it is stopped or fails, what it has learnt is kept."""
+    """A training that has ended. If it is stopped or fails, what it has learnt is kept, unless
+    it diverged."""
     started = time.monotonic()
     device = comfy.model_management.get_torch_device()
     comfy.model_management.free_memory(DEVICE_MEMORY, device)
@@ -65,6 +66,8 @@ def train(scored: ScoredImages, settings: TrainingSettings, resume: bool,
             if now - saved > SECONDS_BETWEEN_SAVES:
                 saved = now
                 kept.save()
+    except Diverged:
+        raise  # with nothing to go on from
     except BaseException:  # the host's interrupt as well: what was learnt stays
         kept.save()
         _host.show_on_node(node_id, _text(training, "Stopped. The same settings go on from here."))

@@ -152,6 +152,24 @@ def test_cancelled_and_resumed_equals_uninterrupted(fresh_host, graph, texts, tm
     assert torch.equal(resumed[2], whole[2])
 
 
+def test_what_diverged_is_not_kept(fresh_host, graph, texts, tmp_path, monkeypatch):
+    training = fresh_host.pack("guidance.classifier_training").ClassifierTraining
+    step = training._step
+
+    def broken(self):
+        step(self)
+        if self.iteration == 3:
+            next(self.net.parameters()).data.fill_(torch.nan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_step", broken)
+        with pytest.raises(RunFailed, match="The loss stopped being a finite number in iteration"):
+            fresh_host.run(graph())
+    assert "Stopped" not in texts.get("train", "")
+    assert not (tmp_path / "user" / "__uncommon" / "classifier_training").exists()
+    assert len(fresh_host.run(graph()).outputs["train"][1]["loss"]) == ITERATIONS
+
+
 def test_a_training_that_ended_is_taken_as_it_is(fresh_host, graph, texts, monkeypatch):
     first = fresh_host.run(graph()).outputs["train"]
     fresh_host.restart()
