@@ -73,7 +73,7 @@ class MinorityGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, classifier, rarity, scale, start_percent, end_percent, mode, beta=3.0,
+    def execute(cls, model, classifier, rarity, scale, start_percent, end_percent, mode, beta=18.0,
                 class_number=-1, every_n_steps=1, form="score") -> io.NodeOutput:
         options = MinorityOptions(
             rarity=rarity, scale=scale, start_percent=start_percent, end_percent=end_percent,

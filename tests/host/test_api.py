@@ -6,6 +6,7 @@ After a change that is allowed (a new node, a new optional input at the end, a n
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 
@@ -63,6 +64,17 @@ def test_saved_workflows_still_find_what_they_use(present, name):
 
 def test_every_node_is_written_down(present):
     assert set(present) == set(FROZEN), f"not in tests/api.json; {__doc__}"
+
+
+# Without the newer inputs, Novelty Guidance draws what it drew before there were these.
+@pytest.mark.parametrize("name", sorted(FROZEN.keys() - {"UncommonNoveltyGuidance"}))
+def test_an_input_that_is_left_out_is_at_its_default(host, name):
+    node = host.pack_nodes[name]
+    taken = inspect.signature(node.execute).parameters
+    for one in node.GET_SCHEMA().inputs:
+        if one.optional and one.id in taken and getattr(one, "default", None) is not None:
+            found = taken[one.id].default
+            assert found in (one.default, (one.default,)), one.id
 
 
 OLD = {"inputs": [{"name": "a", "type": "INT", "optional": False},
