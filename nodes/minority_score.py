@@ -193,9 +193,9 @@ def _deleted() -> int:
 
 def _shown(scored, show: int) -> list[int]:
     """The indices of the images that come out, the rarest first."""
-    if len(scored.pictures) == len(scored):
-        return [*range(len(scored))]
-    return sorted({*scored.extreme(show, True), *scored.extreme(show, False)})
+    of_folder = [i for i, key in enumerate(scored.hashes) if key not in scored.pictures]
+    left_out = {*of_folder[show:-show]}
+    return [i for i in range(len(scored)) if i not in left_out]
 
 
 NODES = [MinorityScore, SelectByMinorityScore]

@@ -468,9 +468,11 @@ def test_connected_images_of_several_sizes_are_cropped_to_the_first(fresh_host, 
 
 
 def test_an_image_and_a_folder_are_scored_together(fresh_host, wire, drawings, folder):
-    run = fresh_host.run(wire([drawings[20:22]], folder=str(folder), show=1))
-    assert "14 images" in run.outputs["score"][4]
-    assert len(run.outputs["score"][2]) == 2
+    run = fresh_host.run(wire([drawings[20:25]], folder=str(folder), show=1))
+    assert "17 images" in run.outputs["score"][4]
+    shown = {tuple(image.flatten().tolist()) for image in run.outputs["score"][2]}
+    assert {tuple(image.flatten().tolist()) for image in drawings[20:25]} < shown
+    assert len(shown) == len(run.outputs["score"][2]) == 5 + 2
 
 
 @pytest.mark.parametrize("count", [1, 3])
