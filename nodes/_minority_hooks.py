@@ -97,10 +97,8 @@ class BoostHooks(SamplingHooks):
         self.skip = skip
         self.clip = clip
 
-    def predict_noise(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006
-        denoised = executor(x, timestep, model_options, seed)
-        clips = model_options.get("transformer_options", {}).get(self.key, {}).get(self)
-        return denoised.clamp(-1, 1) if clips else denoised
+    def _guide(self, run, executor, x, timestep, model_options, seed, denoised, sigma) -> Tensor:
+        return denoised.clamp(-1, 1)
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None,
                      callback=None, disable_pbar=False, seed=None, latent_shapes=None):
@@ -125,7 +123,7 @@ class BoostHooks(SamplingHooks):
             if self.skip and latent_image is not None:  # it would shine through at less noise
                 latent_image = torch.zeros_like(latent_image)
             sigmas = sigmas[self.skip:]
-        with running(guider, self.key, self, clips):
+        with running(guider, self.key, self, clips or None):
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback,
                               disable_pbar, seed, latent_shapes=latent_shapes)
         self._tell(text)

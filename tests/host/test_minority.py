@@ -556,6 +556,19 @@ def test_two_minority_nodes_in_a_row_add_up(fresh_host, graph):
     assert torch.allclose(run.outputs["sampled"][0]["samples"], twice, atol=1e-3)
 
 
+def test_boost_and_skip_before_and_after_another(fresh_host, graph):
+    boost = BOOST | {"gamma": 4.0, "skip": 3}
+    settings = {"steps": 12, "sampler": "euler_ancestral"}
+    before = fresh_host.run(graph(guidance={"model": ["boost", 0]}, **settings, more={
+        "boost": ("UncommonBoostAndSkip", boost)}))
+    after = fresh_host.run(graph(**settings, more={
+        "boost": ("UncommonBoostAndSkip", boost | {"model": ["guided", 0]}),
+        "sampled": sampler("latent", model="boost", steps=12, sampler_name="euler_ancestral")}))
+    one, other = (run.outputs["sampled"][0]["samples"] for run in (before, after))
+    assert torch.allclose(one, other, atol=1e-4)
+    assert all("pixels kept" in shown(run, "boost") for run in (before, after))
+
+
 def test_metadata_says_what_was_done(fresh_host, graph):
     for kind, expected in (
             ("minority", {"class": 9, "classes": CLASSES, "mode": "class", "scale": 5.0}),
