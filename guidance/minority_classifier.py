@@ -78,6 +78,12 @@ class MinorityClassifier:
             raise ValueError(f"{self._called()} takes latents of {self.channels} channels, height "
                              f"and width; it was given {list(x_vp.shape[1:])}. Use a classifier "
                              "that was trained for this model.")
+        reads = self.net if self.extractor is None else self.extractor.trunk
+        smallest = 2 ** (len(reads.config.widths) - 1)
+        if min(x_vp.shape[2:]) < smallest:
+            raise ValueError(f"{self._called()} needs latents of {smallest} x {smallest} or more; "
+                             f"it was given {x_vp.shape[3]} x {x_vp.shape[2]}. Draw larger images, "
+                             "or use a classifier that was trained for small ones.")
         h = x_vp if self.extractor is None else self.extractor(x_vp, log_snr)
         return self.net(h, self.time(log_snr))
 

@@ -190,6 +190,13 @@ def test_the_authors_pair(tmp_path):
     assert torch.equal(again.log_probs(x, log_snr), found.log_probs(x, log_snr))
 
 
+@pytest.mark.parametrize("extractor", [False, True])
+def test_latents_that_are_too_small(extractor):
+    found = classifier(extractor)
+    with pytest.raises(ValueError, match="needs latents of .* or more; it was given 5 x 1. Draw"):
+        found.log_probs(torch.zeros(1, found.channels, 1, 5), torch.zeros(1))
+
+
 def test_pairs_that_do_not_fit(tmp_path):
     torch.save(pixel_state(), tmp_path / "pixel.pt")
     torch.save(pixel_state(HEAD), tmp_path / "head.pt")
