@@ -12,7 +12,8 @@ import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -74,15 +75,24 @@ def load_classifier(path: str | Path, extractor_path: str | Path | None = None,
     path = Path(path)
     with torch.inference_mode(False), torch.no_grad():
         state_dict, metadata = _read(path)
-        try:
-            if MINORITY_HEADER in metadata:
-                found = _ours(state_dict, metadata[MINORITY_HEADER])
-            else:
-                extractor = None if extractor_path is None else _read(Path(extractor_path))[0]
-                found = _published(state_dict, extractor, schedule)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        extractor = None
+        if extractor_path is not None and MINORITY_HEADER not in metadata:
+            tensors = _read(Path(extractor_path))[0]
+            with _naming(extractor_path):
+                extractor = tensors, detect_encoder(tensors)
+        with _naming(path):
+            found = (_ours(state_dict, metadata[MINORITY_HEADER]) if MINORITY_HEADER in metadata
+                     else _published(state_dict, extractor, schedule))
     return replace(found, name=path.stem)
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """An error within begins with the file that it is of."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -153,8 +163,10 @@ def _ours(state_dict: Mapping[str, Tensor], header: str) -> MinorityClassifier:
                               log_snr_range=(low, high), **facts)
 
 
-def _published(state_dict: Mapping[str, Tensor], extractor: Mapping[str, Tensor] | None,
+def _published(state_dict: Mapping[str, Tensor],
+               extractor: tuple[Mapping[str, Tensor], EncoderConfig] | None,
                schedule: Schedule | None) -> MinorityClassifier:
+    """extractor: its tensors, and what they are."""
     config = detect_encoder(state_dict)
     if extractor is None and config.in_channels != 3:
         raise ValueError(
@@ -163,7 +175,7 @@ def _published(state_dict: Mapping[str, Tensor], extractor: Mapping[str, Tensor]
             "mc_lsun.pt it is 256x256_classifier.pt of openai/guided-diffusion).")
     frozen = None
     if extractor is not None:
-        extractor_config = detect_encoder(extractor)
+        tensors, extractor_config = extractor
         if extractor_config.in_channels != 3:
             raise ValueError(f"the extractor takes {extractor_config.in_channels} channels, not "
                              "the 3 of an image. Choose 256x256_classifier.pt, or the network "
@@ -175,7 +187,7 @@ def _published(state_dict: Mapping[str, Tensor], extractor: Mapping[str, Tensor]
                     "A classifier of images needs no extractor: choose none."
                     if config.in_channels == 3 else "Choose the extractor it was trained on."))
         schedule = schedule or published_schedule(extractor_config)
-        frozen = frozen_part(extractor, extractor_config, ScheduleTime(schedule))
+        frozen = frozen_part(tensors, extractor_config, ScheduleTime(schedule))
     with torch.device("meta"):
         net = AdmEncoder(config)
     fill(net, state_dict, "the classifier")

@@ -17,10 +17,11 @@ def minority_report(target: int | None, classes: int, weight: float,
     """
     aim = (f"Towards class {target} of {classes} (0 common, {classes - 1} rare)"
            if target is not None else f"Towards a higher score, mixed over {classes} classes")
-    if reason := _nothing("scale" if target is not None else "beta", weight, figures.passed):
+    name = "scale" if target is not None else "beta"
+    if reason := _nothing(name, weight, figures.passed):
         return f"{aim}\n{reason}"
     if figures.pushed == 0:
-        return f"{aim}\nNothing pushed: all {figures.dropped} pushes were not finite. Lower scale."
+        return f"{aim}\nNothing pushed: all {figures.dropped} pushes were not finite. Lower {name}."
     lines = [aim, _pushed(figures)]
     if figures.computed < figures.pushed:
         lines.append(f"The classifier ran {figures.computed} times.")
@@ -40,6 +41,9 @@ def self_guided_report(mode: str, scale: float, figures: SelfGuidedFigures) -> s
         return reason
     if figures.pushed == 0:
         return f"Nothing pushed: all {figures.dropped} pushes were not finite. Lower scale."
+    if figures.mean_push == 0:
+        return ("Nothing pushed: the image is restored from too little noise to come out "
+                "different. Lower renoise_percent.")
     return "\n".join([
         f"Away from what the model restores ({mode})", _pushed(figures),
         f"Distance to the restored image: {figures.first:.4f} at the first push, "

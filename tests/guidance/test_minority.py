@@ -335,7 +335,9 @@ def test_all_dropped_is_told():
     known.log_probs = lambda x_vp, log_snr: x_vp.flatten(1)[:, :3] * math.nan
     run = start(known)
     assert torch.equal(guide(run, x, x, exploding(1.0)), x)
-    assert "Nothing pushed: all 2 pushes" in minority_report(2, 3, 1.0, run.figures())
+    for target, name in ((2, "scale"), (None, "beta")):
+        told = minority_report(target, 3, 1.0, run.figures())
+        assert f"Nothing pushed: all 2 pushes were not finite. Lower {name}." in told
 
 
 def test_one_frame_of_a_video_model_is_an_image():

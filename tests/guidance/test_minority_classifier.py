@@ -209,6 +209,16 @@ def test_pairs_that_do_not_fit(tmp_path):
             load_classifier(*(tmp_path / name for name in files))
 
 
+def test_a_wrong_extractor_is_named_and_not_the_classifier(tmp_path):
+    torch.save(pixel_state(HEAD), tmp_path / "head.pt")
+    torch.save({"output_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "diffusion.pt")
+    classifier().save(tmp_path / "ours.safetensors")
+    for name, message in (("diffusion.pt", "This is a diffusion model"),
+                          ("ours.safetensors", "This file is no classifier of ADM's kind")):
+        with pytest.raises(ValueError, match=f"^{tmp_path / name}: {message}"):
+            load_classifier(tmp_path / "head.pt", tmp_path / name)
+
+
 class Bomb:
     """Writes a file when it is unpickled."""
 

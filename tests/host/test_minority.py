@@ -176,6 +176,8 @@ NEUTRAL = pytest.mark.parametrize(("kind", "guidance", "why"), [
     ("self", {"scale": 0.0}, "Nothing pushed: scale is 0."),
     ("self", {"scale": 0.0, "mode": "backprop"}, "Nothing pushed: scale is 0."),
     ("self", {"start_percent": 0.5, "end_percent": 0.4}, "no step lies between"),
+    ("self", {"renoise_percent": 1.0}, "Nothing pushed: the image is restored from too little"),
+    ("self", {"renoise_percent": 1.0, "mode": "backprop"}, "Lower renoise_percent."),
     ("boost", {"gamma": 1.0, "skip": 0}, "Nothing done: gamma is 1 and skip is 0.")])
 ACTIVE = pytest.mark.parametrize(("kind", "guidance"), [
     ("minority", {}), ("minority", {"mode": "mixed", "beta": 20.0}),
