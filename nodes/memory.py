@@ -8,7 +8,7 @@ from ..guidance.curation import FORGET, describe, forget
 from ..guidance.memory.cap import WHEN_FULL
 from ..guidance.novelty_memory import SPACES, NoveltyMemory
 from . import _host, _notes
-from ._images import image_files, previews_as_image
+from ._images import previews_as_image, stamp
 from ._importer import Importer
 from ._types import CATEGORY, NoveltyMemoryType
 
@@ -178,10 +178,7 @@ class RememberSamples(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder="", **inputs):
         """Changes with the content of the folder."""
-        if folder is None:
-            return float("nan")  # linked
-        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns)
-                for file in image_files(folder)] if folder else ""
+        return stamp(folder)
 
     @classmethod
     def execute(cls, model, memory, latent=None, image=None, vae=None, conditioning=None,
