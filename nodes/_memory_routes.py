@@ -127,7 +127,8 @@ async def read_workflow(request: web.Request) -> web.Response:
 
     def read() -> dict:
         memory = _memory(given)
-        found = [saved_workflow(Path(folder_paths.get_output_directory()), memory.name, sample)
+        found = [saved_workflow(Path(folder_paths.get_output_directory()),
+                                sample.get("guided_by", memory.name), sample)
                  for sample in gallery.samples(_log().database, memory.name, [number])]
         return {"workflow": next(iter(found), None)}
     return web.json_response(await asyncio.to_thread(read))

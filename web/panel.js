@@ -273,11 +273,12 @@ export class Panel {
   async #loadWorkflow(sample) {
     if (!sample.prompt_id) {
       this.#say(t("workflowNone"), true);
-    } else if (await workflow.openWorkflow(this.store, sample)) {
-      this.#say(t("workflowLoaded", { revision: number(sample.guided_at) }));
-    } else {
-      this.#say(t("workflowGone"), true);
+      return;
     }
+    const frozen = await workflow.openWorkflow(this.store, sample);
+    if (frozen === null) this.#say(t("workflowGone"), true);
+    else this.#say(t(frozen ? "workflowLoaded" : "workflowNotFrozen", {
+      revision: number(sample.guided_at), name: sample.guided_by ?? this.store.name }));
   }
 
   async #copySeed(sample) {

@@ -35,24 +35,28 @@ function set(node, name, value) {
   one.callback?.(value, app.canvas, node);
 }
 
-/** Freezes the nodes of a memory at a revision; without one they learn again. */
+/** Freezes the nodes of a memory at a revision; without one they learn again. How many there are. */
 export function freeze(name, revision = LATEST) {
-  for (const node of memoryNodes(name)) {
+  const nodes = memoryNodes(name);
+  for (const node of nodes) {
     set(node, "mode", revision === LATEST ? "learn" : "frozen");
     set(node, "revision", revision);
     node.setDirtyCanvas?.(true, true);
   }
   app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+  return nodes.length;
 }
 
-/** Opens the workflow that made a sample, its memory frozen as it was then; whether it was found.
- * ComfyUI has it until it ends, and the saved image as long as it is there. */
+/** Opens the workflow that made a sample, its memory frozen as it was then, if it is here; how many
+ * nodes that are, null where there is no workflow. ComfyUI has it until it ends, and the saved image
+ * as long as it is there. */
 export async function openWorkflow(store, sample) {
   const history = await (await api.fetchApi(`/history/${sample.prompt_id}`)).json();
   const workflow = history[sample.prompt_id]?.prompt?.[3]?.extra_pnginfo?.workflow ??
     await store.savedWorkflow(sample.number);
-  if (!workflow) return false;
+  if (!workflow) return null;
   await app.loadGraphData(workflow, true, true, null);
-  freeze(store.name, sample.guided_at);
-  return true;
+  const name = sample.guided_by ?? store.name;
+  const memory = store.memories.find((one) => one.name === name);
+  return memory?.revision >= sample.guided_at ? freeze(name, sample.guided_at) : 0;
 }

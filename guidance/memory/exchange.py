@@ -11,6 +11,8 @@ The file is safetensors, one row a sample, in the order they came:
 
 A part that a sample lacks has length 0; a prompt has PROMPT_DIM numbers. The metadata has format,
 version, feature_space, memory, revision and samples. Times are not shared.
+
+A sample's settings name the revision that guided it; put into another memory, also whose that is.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,8 @@ def import_memory(memory: Memory, path: Path, after_page: AfterPage | None = Non
         raise _wrong(path, str(error)) from error
     if problem := _problem(tensors):
         raise _wrong(path, problem)
-    return _append(memory, space, _samples(tensors), len(tensors["seed"]), after_page)
+    return _append(memory, space, _guided_by(metadata.get("memory", ""), _samples(tensors)),
+                   len(tensors["seed"]), after_page)
 
 
 def merge(source: Memory, target: Memory, at: int | None = None,
@@ -128,7 +131,7 @@ def merge(source: Memory, target: Memory, at: int | None = None,
         return Merged(0, 0)
     _check_space(target, space, f'Memory "{source.name}"')
     revision = source.revision if at is None else at
-    samples = (_as_sample(one) for one in source.samples(revision))
+    samples = _guided_by(source.name, map(_as_sample, source.samples(revision)))
     return _append(target, space, samples, len(source.live(revision)), after_page)
 
 
@@ -142,6 +145,12 @@ def _append(memory: Memory, space: str, samples: Iterator[Sample], total: int,
         if after_page is not None:
             after_page(seen, total)
     return Merged(new, seen - new)
+
+
+def _guided_by(name: str, samples: Iterable[Sample]) -> Iterator[Sample]:
+    for one in samples:
+        yield (replace(one, settings={"memory": name, **one.settings})
+               if "revision" in one.settings else one)
 
 
 def _check_space(memory: Memory, space: str, giver: str) -> None:

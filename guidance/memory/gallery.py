@@ -23,7 +23,7 @@ from .schema import STILL_LIVE, entry, memory, payload
 PAGE = 200  # samples of one call
 COLUMNS = (entry.c.revision, entry.c.time, entry.c.seed, entry.c.settings, entry.c.size_bytes,
            payload.c.prompt_embedding, payload.c.preview)
-TOLD = {"revision": "guided_at", "strength": "strength", "radius": "radius",
+TOLD = {"revision": "guided_at", "memory": "guided_by", "strength": "strength", "radius": "radius",
         "repulsion": "repulsion", "source": "source", "prompt_id": "prompt_id", "item": "item"}
 
 

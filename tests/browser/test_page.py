@@ -7,6 +7,8 @@ import json
 import math
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from demo.host.page import TAB
 from dev import ROOT
@@ -245,6 +247,32 @@ def test_the_workflow_of_an_image_comes_back(page):
     page.status("Loaded, with the memory frozen at revision 0")
     assert (memory_node(page, "mode"), memory_node(page, "revision")) == ("frozen", 0)
     page.view.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize(("origin", "mode", "says"), [
+    (NAME, "frozen", "Loaded, with the memory frozen at revision 0"),
+    ("elsewhere", "learn", "Loaded as it was made. Revision 0 of “elsewhere”")])
+def test_the_workflow_of_an_imported_image(page, tmp_path, origin, mode, says):
+    with page.view.expect_download() as download:
+        page.action("export").click()
+    file = tmp_path / "drawn.safetensors"
+    download.value.save_as(file)
+    with safe_open(file, "pt") as exported:
+        metadata = exported.metadata()
+    save_file(load_file(file), file, metadata | {"memory": origin})
+    page.view.locator('.uncommon-panel input[type="file"]').set_input_files(file)
+    dialog = page.view.get_by_role("dialog")
+    dialog.get_by_role("textbox").fill(f"from {origin}")
+    dialog.get_by_role("button", name="Confirm").click()
+    page.status("3 samples added, 0 were there already.")
+    page.tiles(3)
+    page.view.locator(".uncommon-tile").last.click()
+    page.action("loadWorkflow").click()
+    page.status(says)
+    assert (memory_node(page, "name"), memory_node(page, "mode")) == (NAME, mode)
+    page.view.keyboard.press("Escape")
+    page.view.locator(f'.uncommon-list [value="{NAME}"]').check()
+    page.tiles(3)
 
 
 def test_export_clear_and_import(page, picture, tmp_path):

@@ -110,6 +110,18 @@ def test_merging_twice_adds_nothing(full, log):
     assert merge(full, log.memory("earlier"), at=2) == Merged(2, 0)
 
 
+def test_samples_keep_whose_revision_guided_them(log, tmp_path):
+    drawn = log.memory("drawn")
+    drawn.append([sample(1, settings={"revision": 0}), sample(2)], SPACE)
+    export_memory(drawn, tmp_path / "file")
+    import_memory(log.memory("imported"), tmp_path / "file")
+    merge(log.memory("imported"), log.memory("merged"))
+    for name in ("imported", "merged"):
+        first, by_hand = log.memory(name).samples()
+        assert first.settings == {"revision": 0, "memory": "drawn"}
+        assert "memory" not in by_hand.settings
+
+
 def test_memories_of_two_databases_are_merged(full, tmp_path):
     other = MemoryLog(tmp_path / "other.sqlite").memory("full")
     assert merge(full, other) == Merged(4, 0)

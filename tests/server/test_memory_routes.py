@@ -89,6 +89,16 @@ def test_gives_the_workflow_of_a_saved_image(server, novelty_graph):
     assert server.get(f"/uncommon/workflow?memory={name}&numbers=99")["workflow"] is None
 
 
+def test_gives_the_workflow_of_an_imported_sample(server, novelty_graph):
+    server.run(novelty_graph(memory={"name": "origin"}),
+               {"extra_pnginfo": {"workflow": {"nodes": []}}})
+    _, content, _ = ask(server, "export?memory=origin")
+    assert ask(server, "import?memory=copy", content, FILE)[0] == 200
+    [shown] = server.get("/uncommon/samples?memory=copy&numbers=1")
+    assert (shown["guided_by"], shown["guided_at"]) == ("origin", 0)
+    assert server.get("/uncommon/workflow?memory=copy&numbers=1")["workflow"] == {"nodes": []}
+
+
 def test_forgets_and_brings_back(server):
     assert post(server, "forget", memory=NAME, numbers=[2, 3]) == (
         200, {"revision": 5, "samples": 2})
