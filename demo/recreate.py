@@ -62,30 +62,46 @@ def prompt_of(image: Image.Image, name: str) -> Prompt:
 def frozen(prompt: Prompt) -> Prompt:
     """What makes the image again: only what it depends on, without the notes, and each guidance
     with a memory of its own, frozen at the revision that guided the image."""
-    found = copy.deepcopy(prompt)
-    for number, node in prompt.items():
-        if node["class_type"] == GUIDANCE:
-            found[f"memory of {number}"] = _memory(prompt, number)
-            found[number]["inputs"]["memory"] = [f"memory of {number}", 0]
-    wanted, needed = [number for number, node in found.items()
-                      if node["class_type"] in SHOWS_IMAGES], set()
-    if not wanted:
+    graph = copy.deepcopy(prompt)
+    guidances = {number for number, node in graph.items() if node["class_type"] == GUIDANCE}
+    for node in graph.values():
+        node.pop("_meta", None)
+    for number in guidances:
+        graph[number]["inputs"]["memory"] = [f"memory of {number}", 0]
+    needed = {number: _needed(graph, number) for number, node in graph.items()
+              if node["class_type"] in SHOWS_IMAGES}
+    if not needed:
         raise NotRecreatable("No node of its prompt is one of " + ", ".join(SHOWS_IMAGES) + ", so "
                              "nothing would come out. Load the workflow in ComfyUI and run it.")
-    while wanted:
-        number = wanted.pop()
-        needed.add(number)
-        found[number].pop("_meta", None)
-        wanted += [value[0] for value in found[number]["inputs"].values()
-                   if isinstance(value, list) and len(value) == 2 and value[0] in found
-                   and value[0] not in needed]
-    return {number: node for number, node in found.items() if number in needed}
+    # What had not run when the image was saved, left no note and has no part in it.
+    had_run = [numbers for numbers in needed.values()
+               if all(_states(prompt, one) for one in numbers & guidances)]
+    found = set().union(*(had_run or needed.values()))
+    return {number: node for number, node in graph.items() if number in found} | {
+        f"memory of {number}": _memory(prompt, number) for number in sorted(found & guidances)}
+
+
+def _needed(graph: Prompt, number: str) -> set[str]:
+    """A node and all that it gets its inputs from, near and far."""
+    found, waiting = set(), [number]
+    while waiting:
+        number = waiting.pop()
+        found.add(number)
+        waiting += [value[0] for value in graph[number]["inputs"].values()
+                    if isinstance(value, list) and len(value) == 2 and value[0] in graph
+                    and value[0] not in found]
+    return found
+
+
+def _states(prompt: Prompt, guidance: str) -> list[str]:
+    """Memory and revision, of each state that a guidance pushed away from."""
+    notes = prompt[guidance].get("_meta", {}).get("uncommon", {}).values()
+    return sorted({note["memory"] for note in notes if "memory" in note})
 
 
 def _memory(prompt: Prompt, guidance: str) -> dict:
     """The memory node of a guidance, frozen; nodes between the two, which change it, left out."""
-    notes = prompt[guidance].get("_meta", {}).get("uncommon", {}).values()
-    states = sorted({note["memory"] for note in notes if "memory" in note})
+    states = _states(prompt, guidance)
     if len(states) != 1:
         raise NotRecreatable(
             f"The image tells of {len(states)} states of the memory for node {guidance}"

@@ -42,6 +42,21 @@ def test_the_same_image_comes_out_although_the_memory_has_learnt_since(server, d
                           np.asarray(Image.open(io.BytesIO(drawn))))
 
 
+def test_of_two_guided_chains_each_image_comes_out(server, novelty_graph):
+    """The first is saved before the second is drawn, and so tells nothing of it."""
+    graph = novelty_graph(seed=5, memory={"name": "two chains"})
+    chain = {number: copy.deepcopy(graph[number])
+             for number in ("guided", "sampled", "images", "saved")}
+    chain["sampled"]["inputs"] |= {"model": ["guided 2", 0], "seed": 6}
+    chain["images"]["inputs"]["samples"] = ["sampled 2", 0]
+    chain["saved"]["inputs"]["images"] = ["images 2", 0]
+    entry = server.run(graph | {f"{number} 2": node for number, node in chain.items()})
+    for number in ("saved", "saved 2"):
+        [content] = server.images(entry, number)
+        image = Image.open(io.BytesIO(content))
+        assert recreate.recreate(server, image, "it.png").identical
+
+
 def test_another_revision_gives_another_image_and_remembers_nothing(server, drawn):
     found = recreate.recreate(server, opened(drawn, memory="recreated@0"), "it.png")
     assert not found.identical
@@ -130,6 +145,19 @@ def test_only_what_the_image_depends_on_runs_with_a_frozen_memory():
         "name": "a", "mode": "frozen", "revision": 7, "max_megabytes": 64}}
     assert found["guided"]["inputs"]["memory"] == ["memory of guided", 0]
     assert "_meta" not in found["guided"]
+
+
+def test_a_guidance_that_has_no_part_in_the_image_tells_nothing():
+    unlinked = copy.deepcopy(GRAPH["guided"])
+    unlinked.pop("_meta")
+    assert frozen(GRAPH | {"unlinked": unlinked}) == frozen(GRAPH)
+
+
+def test_an_image_without_notes_is_refused():
+    graph = copy.deepcopy(GRAPH)
+    graph["guided"].pop("_meta")
+    with pytest.raises(NotRecreatable, match="0 states of the memory for node guided"):
+        frozen(graph)
 
 
 def test_a_guidance_that_two_samplers_used_at_different_states_is_refused():
