@@ -207,6 +207,10 @@ def main() -> int:
     parser.add_argument("--url", help="of a ComfyUI that runs, e.g. http://127.0.0.1:8188")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU")
     options = parser.parse_args()
+    file = options.out / options.image.name
+    if file.exists() and file.samefile(options.image):
+        parser.error(f"--out {options.out} is the folder of the image itself, which would be "
+                     "replaced: give another one")
     cpu = options.cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     try:
         with Image.open(options.image) as image:
@@ -218,7 +222,6 @@ def main() -> int:
         print(f"{options.image} could not be made again. {error}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / options.image.name
     file.write_bytes(found.image)
     if found.identical:
         print(f"The same, bit for bit: {file}")

@@ -105,6 +105,16 @@ def test_command(server, drawn, tmp_path, monkeypatch, capsys, change, code, tol
     assert (tmp_path / "out" / "it.png").is_file()
 
 
+def test_the_image_itself_is_never_replaced(drawn, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "it.png"
+    file.write_bytes(drawn)
+    monkeypatch.setattr(sys, "argv", ["recreate", str(file), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        recreate.main()
+    assert "give another one" in capsys.readouterr().err
+    assert file.read_bytes() == drawn
+
+
 def test_an_image_without_a_prompt_is_refused(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
     monkeypatch.setattr(sys, "argv", ["recreate", str(tmp_path / "bare.png")])
