@@ -14,6 +14,7 @@ import argparse
 import copy
 import io
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -120,7 +121,7 @@ def recreate(server: Server, image: Image.Image, name: str) -> Recreation:
     prompt = prompt_of(image, name)
     graph = frozen(prompt)
     try:
-        entry = server.run(graph)
+        entry = server.run(graph, timeout=math.inf)
     except PromptRejected as error:
         raise NotRecreatable(f"This ComfyUI cannot run its prompt:\n{error}\nInstall the node "
                              "packs and models that it names, or use --url with a ComfyUI that "

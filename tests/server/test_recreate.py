@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +57,12 @@ def test_of_two_guided_chains_each_image_comes_out(server, novelty_graph):
         [content] = server.images(entry, number)
         image = Image.open(io.BytesIO(content))
         assert recreate.recreate(server, image, "it.png").identical
+
+
+def test_it_waits_as_long_as_it_takes(server, drawn, monkeypatch):
+    hours = itertools.count(step=3600.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(hours))
+    assert recreate.recreate(server, opened(drawn), "it.png").identical
 
 
 def test_another_revision_gives_another_image_and_remembers_nothing(server, drawn):
