@@ -47,8 +47,9 @@ MODULES = {"test": "pytest", "demo": "demo.run", "train": "demo.train",
            "recreate": "demo.recreate"}
 # How pytest runs the whole suite, file by file; each process holds a ComfyUI of two gigabytes.
 SIDE_BY_SIDE = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
-# Runs a module as `python -m` does, also in a python_embeded, which ignores the current folder.
-LAUNCHER = ("import runpy, sys; sys.argv.pop(0); sys.path.insert(0, sys.argv.pop(0)); "
+# Runs a module as `python -m` does in the checkout, wherever it is called, python_embeded or not.
+LAUNCHER = ("import runpy, sys; sys.argv.pop(0); "
+            "sys.path[:] = [sys.argv.pop(0), *filter(None, sys.path)]; "
             "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)")
 
 
@@ -86,7 +87,8 @@ def is_host(path: Path) -> bool:
 
 def host_python(host: Path) -> Path:
     if given := os.environ.get("COMFYUI_PYTHON"):
-        return Path(given).expanduser()
+        given = os.path.expanduser(given)
+        return Path(shutil.which(given) or given).absolute()  # resolved, it would leave its venv
     for folder in (host, host.parent):
         for name in ("venv", ".venv", "python_embeded"):
             if python := environment_python(folder / name):
@@ -255,10 +257,11 @@ def run_quietly(command: Sequence[str]) -> bool:
 
 
 def run_module(host: Host, module: str, arguments: Sequence[str]) -> int:
-    """Runs a module of this checkout (or pytest) in the host's Python, from the checkout."""
+    """Runs a module of this checkout in the host's Python; pytest from the checkout, the others
+    where the user is, whose paths they are given."""
     environment = {**os.environ, "COMFYUI_PATH": str(host.path), "PYTHONUTF8": "1"}
     command = [host.python, "-c", LAUNCHER, ROOT, module, *arguments]
-    return subprocess.call(command, cwd=ROOT, env=environment)
+    return subprocess.call(command, cwd=ROOT if module == "pytest" else None, env=environment)
 
 
 def benchmark_module(name: str) -> str:
@@ -287,8 +290,6 @@ def main(arguments: Sequence[str]) -> int:
             module = benchmark_module(name)
         else:
             module = MODULES.get(command)
-        if command == "recreate":  # files lie where the user is, but it runs in the checkout
-            rest = [str(Path(one).resolve()) if Path(one).exists() else one for one in rest]
         if command == "test" and not rest:
             rest = SIDE_BY_SIDE
         host = resolve_host()

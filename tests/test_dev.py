@@ -29,10 +29,11 @@ def host_in(folder: Path) -> Path:
     return folder
 
 
-def run_dev(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def run_dev(checkout: Path, *arguments: str, cwd: Path | None = None,
+            **environment: str) -> subprocess.CompletedProcess:
     inherited = {name: value for name, value in os.environ.items() if "COMFYUI" not in name}
     return subprocess.run([sys.executable, checkout / "dev.py", *arguments], text=True,
-                          capture_output=True, env={**inherited, **environment})
+                          capture_output=True, cwd=cwd, env={**inherited, **environment})
 
 
 def test_takes_the_comfyui_around_it(tmp_path):
@@ -48,6 +49,18 @@ def test_takes_the_comfyui_it_is_told(tmp_path):
     result = run_dev(checkout_in(tmp_path / "uncommon"), "host", COMFYUI_PATH=str(host),
                      COMFYUI_PYTHON=sys.executable)
     assert result.stdout == f"ComfyUI: {host}\nPython:  {sys.executable}\n"
+
+
+def test_relative_paths_start_where_it_is_called(tmp_path):
+    checkout, caller = checkout_in(tmp_path / "uncommon"), tmp_path / "caller"
+    (checkout / "demo").mkdir()
+    (checkout / "demo" / "recreate.py").write_text(
+        "import sys\nfrom pathlib import Path\nprint(*map(Path.absolute, map(Path, sys.argv[1:])))")
+    (caller / "demo").mkdir(parents=True)  # no module of ours
+    result = run_dev(checkout, "recreate", "it.png", "made", cwd=caller,
+                     COMFYUI_PATH=str(host_in(tmp_path / "ComfyUI")),
+                     COMFYUI_PYTHON=os.path.relpath(sys.executable, caller))
+    assert result.stdout == f"{caller / 'it.png'} {caller / 'made'}\n", result.stderr
 
 
 def test_a_wrong_path_says_what_to_do(tmp_path):
