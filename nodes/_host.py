@@ -98,16 +98,19 @@ def progress() -> Callable[[int, int], None]:
 
 
 def tell_memory_changed(memory: NoveltyMemory, **more: object) -> None:
-    """Tells every open page that a memory has a new revision; `more`: what a run has to tell."""
+    """Tells every open page that a memory has a new revision, and the page that queued the running
+    prompt what `more` a run has to tell: another's nodes may have the same ids."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         stats = memory.log.stats()
-        server.send_sync(MEMORY_CHANGED, {
+        told = {
             "memory": memory.name, "shared": memory.url != default_database(),
-            "revision": stats.revision, "samples": stats.live_samples, "bytes": stats.live_bytes,
-            **more})
+            "revision": stats.revision, "samples": stats.live_samples, "bytes": stats.live_bytes}
+        server.send_sync(MEMORY_CHANGED, told)
+        if more and server.client_id:
+            server.send_sync(MEMORY_CHANGED, told | more, server.client_id)
 
 
 def running_node() -> tuple[str, str]:

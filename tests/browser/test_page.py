@@ -11,10 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from demo.host.page import TAB
+from demo.workflow import find
 from dev import ROOT
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
 NAME = "digits demo"  # the memory of the template `novelty`
+OTHERS = "of others"
 
 # Words that are cut, children that lie on one another or stick out of the panel's sides.
 FLAWS = """() => {
@@ -79,6 +81,12 @@ def live(page) -> int:
                 if one["name"] == NAME)
 
 
+def readouts(page) -> list[str]:
+    """What stands above the workflow's nodes."""
+    return page.view.evaluate("""() => app.graph.nodes.flatMap((node) => node.badges.map(
+        (badge) => (typeof badge === "function" ? badge() : badge).text))""")
+
+
 def memory_node(page, name: str):
     """The value of a widget of the workflow's Novelty Memory."""
     return page.view.evaluate(
@@ -117,10 +125,18 @@ def test_the_demo_runs_and_the_panel_shows_the_new_sample(page):
     page.tiles(3)
     assert live(page) == 3
     page.view.locator(".uncommon-list", has_text=f"{NAME}3 samples").wait_for()
-    readouts = page.view.evaluate("""() => app.graph.nodes.flatMap((node) => node.badges.map(
-        (badge) => (typeof badge === "function" ? badge() : badge).text))""")
-    assert "revision 3 · 3 samples" in readouts
-    assert any(text.startswith("novelty ") for text in readouts)
+    assert "revision 3 · 3 samples" in readouts(page)
+    assert any(text.startswith("novelty ") for text in readouts(page))
+
+
+def test_of_the_runs_of_others_only_their_memory_is_shown(page):
+    """Of another page, or of a program, whose nodes may have the same ids."""
+    before = readouts(page)
+    prompt = page.view.evaluate("async () => (await app.graphToPrompt()).output")
+    prompt[find(prompt, "UncommonNoveltyMemory")]["inputs"]["name"] = OTHERS
+    page.server.run(prompt)
+    page.view.locator(".uncommon-list", has_text=f"{OTHERS}1 sample").wait_for()
+    assert readouts(page) == before
 
 
 def test_a_sample_tells_of_itself(page, picture):
