@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { describe, make } from "./details.js";
 import { Gallery } from "./gallery.js";
+import { keepKeyboard, tabsOf } from "./keyboard.js";
 import { NoveltyMap } from "./map.js";
 import { megabytes, number, percent, t } from "./texts.js";
 import * as workflow from "./workflow.js";
@@ -19,14 +20,14 @@ export class Panel {
     this.ending = new AbortController();
     this.element = make("div", "uncommon-panel");
     const parts = {
-      changed: () => this.#selectionChanged(),
+      changed: () => this.#change(() => this.#selectionChanged()),
       shown: (name) => this.#tell(name) };
     this.gallery = new Gallery(store, this.selection, parts);
     this.map = new NoveltyMap(store, this.selection, parts);
     this.#build();
     const { signal } = this.ending;
-    store.addEventListener("list", () => this.#list(), { signal });
-    store.addEventListener("samples", () => this.#samples(), { signal });
+    store.addEventListener("list", () => this.#change(() => this.#list()), { signal });
+    store.addEventListener("samples", () => this.#change(() => this.#samples()), { signal });
     store.addEventListener("map", () => this.#mapRead(), { signal });
     this.element.addEventListener("keydown", (event) => this.#key(event));
     this.element.addEventListener("pointerenter", () => this.#actions());
@@ -69,22 +70,8 @@ export class Panel {
     this.status = make("div", "uncommon-status");
     this.status.setAttribute("role", "status");
 
-    const tabs = make("div", "uncommon-tabs");
-    tabs.setAttribute("role", "tablist");
-    this.tabs = {};
-    for (const view of ["gallery", "map"]) {
-      const tab = make("button", "", t(view));
-      tab.type = "button";
-      tab.setAttribute("role", "tab");
-      tab.addEventListener("click", () => this.#setView(view));
-      this.tabs[view] = tab;
-      tabs.append(tab);
-    }
-    tabs.addEventListener("keydown", (event) => {
-      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-      this.#setView(this.view === "map" ? "gallery" : "map");
-      this.tabs[this.view].focus();
-    });
+    const [tabs, tabOf] = tabsOf(["gallery", "map"], (view) => this.#setView(view));
+    this.tabs = tabOf;
     this.hint = make("p", "uncommon-hint uncommon-map-hint");
     this.nothing = make("p", "uncommon-hint");
     this.details = make("div", "uncommon-details");
@@ -107,6 +94,12 @@ export class Panel {
   }
 
   // What is shown
+
+  #change(act) {
+    keepKeyboard(this.element, act, (had) => (had.type === "radio"
+      ? this.list.querySelector(":checked")
+      : !had.isConnected && this.buttons[had.dataset.action]) || this.tabs[this.view]);
+  }
 
   #list() {
     const { memories, name } = this.store;
@@ -195,7 +188,8 @@ export class Panel {
     bar.append(
       this.#button("loadWorkflow", "pi-folder-open", () => this.#loadWorkflow(sample)),
       this.#button("copySeed", "pi-copy", () => this.#copySeed(sample)));
-    this.details.replaceChildren(...describe(sample, this.store.novelty(sample)), bar);
+    this.#change(() =>
+      this.details.replaceChildren(...describe(sample, this.store.novelty(sample)), bar));
   }
 
   // What is done
@@ -294,7 +288,7 @@ export class Panel {
     else if (event.key === "z" && (event.ctrlKey || event.metaKey)) this.#try(() => this.#undo());
     else if (event.key === "Escape" && this.selection.size) {
       this.selection.clear();
-      this.#selectionChanged();
+      this.#change(() => this.#selectionChanged());
     } else return;
     event.preventDefault();
   }

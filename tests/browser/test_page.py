@@ -183,6 +183,47 @@ def test_the_keyboard_does_it_all(page):
     assert page.view.evaluate("app.graph.nodes.length") == nodes
 
 
+def test_the_keyboard_stays_in_the_panel(page):
+    """Also where what had it is drawn anew, disabled or hidden."""
+    def focused() -> str:
+        return page.view.evaluate("""() => { const one = document.activeElement;
+            return one.value || one.dataset.action || one.getAttribute("role"); }""")
+
+    page.view.locator(f'.uncommon-list [value="{NAME}"]').focus()
+    for key, name, count in (("ArrowDown", OTHERS, 1), ("ArrowUp", NAME, 3)):
+        page.view.keyboard.press(key)
+        page.tiles(count)
+        assert focused() == name
+
+    tiles = page.view.locator(".uncommon-tile")
+    newest = int(tiles.first.get_attribute("data-number"))
+    tiles.last.click()
+    page.action("copySeed").evaluate("(button) => { button.title = 'before'; }")
+    page.action("copySeed").focus()
+    page.server.post("/uncommon/forget", {"memory": NAME, "numbers": [newest]})
+    page.view.get_by_title("before").wait_for(state="detached")
+    assert focused() == "copySeed"
+    page.view.keyboard.press("Control+z")
+    page.tiles(3)
+    page.view.keyboard.press("Escape")
+
+    tiles.first.click()
+    page.action("forget").focus()
+    page.view.keyboard.press("Enter")
+    page.tiles(2)
+    assert focused() == "tab"
+    page.view.keyboard.press("Control+z")
+    page.tiles(3)
+
+    tiles.first.click()
+    page.view.get_by_role("tab", name="Map").click()
+    page.view.locator(".uncommon-gallery").focus()
+    page.view.keyboard.press("Escape")
+    page.view.locator(".uncommon-gallery").wait_for(state="hidden")
+    assert focused() == "tab"
+    page.view.get_by_role("tab", name="Gallery").click()
+
+
 def test_the_map_shows_and_selects(page, picture):
     page.view.get_by_role("tab", name="Map").click()
     page.view.locator(".uncommon-map-hint", has_text="% of the variation").wait_for()
