@@ -1,6 +1,7 @@
 // The sidebar tab: which memories there are, what one of them holds, and what to do with it.
 
 import { app } from "../../scripts/app.js";
+import { copy } from "./clipboard.js";
 import { describe, make } from "./details.js";
 import { Gallery } from "./gallery.js";
 import { keepKeyboard, tabsOf } from "./keyboard.js";
@@ -276,7 +277,7 @@ export class Panel {
   }
 
   async #copySeed(sample) {
-    await navigator.clipboard.writeText(sample.seed);
+    await copy(sample.seed, this.details);
     this.#say(t("copied"));
   }
 

@@ -164,6 +164,19 @@ def test_forget_and_undo(page):
     assert live(page) == 3
 
 
+def test_a_seed_is_copied_over_plain_http_too(page):
+    """There, browsers have no navigator.clipboard."""
+    page.view.locator(".uncommon-tile").last.click()
+    page.view.evaluate("""() => Object.defineProperty(
+        navigator, "clipboard", { value: undefined, configurable: true })""")
+    page.action("copySeed").click()
+    page.status("Seed copied.")
+    page.view.evaluate("() => delete navigator.clipboard")
+    seed = page.view.locator(".uncommon-details dt", has_text="Seed").locator("+ dd").inner_text()
+    assert page.view.evaluate("navigator.clipboard.readText()") == seed
+    page.view.keyboard.press("Escape")  # the button has the keyboard again
+
+
 def test_the_keyboard_does_it_all(page):
     nodes = page.view.evaluate("app.graph.nodes.length")
     page.view.locator(".uncommon-gallery").focus()
