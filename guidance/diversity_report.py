@@ -22,7 +22,7 @@ def text(found: Diversity, features: Features, names: Sequence[str], extras: Ext
     against, all_figures = found.against, figures(found, extras)
     lines = [_count(found.count, "image") + (
         "" if against is None else f", compared with {_count(against.count, 'reference image')}")]
-    if found.count > 1 and float(found.nearest.max()) <= 1e-6 * max(1.0, found.spread):
+    if found.count > 1 and found.spread <= 1e-6:
         lines.append("All images are the same, so far as these features can tell.")
     lines += ["", *map(_line, all_figures), *_pairs(found, names)]
     if extras.left_out:

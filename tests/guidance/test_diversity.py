@@ -258,6 +258,12 @@ def test_copies_are_found_and_each_picture_is_named_once():
     assert [pair[2] for pair in pairs] == sorted(pair[2] for pair in pairs)
 
 
+def test_a_copy_of_each_picture_does_not_make_all_the_same():
+    found = measure(cloud(15).repeat(2, 1))
+    assert found.twins == 30
+    assert "All images are the same" not in text(found, ABOUT, [""] * 30, Extras())
+
+
 def test_copies_far_from_the_origin_are_exactly_alike():
     points = cloud(40) + 1e4
     points[5] = points[30]
