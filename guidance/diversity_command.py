@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counter.end()
     about = Features(name=PIXELS, meaning=PIXELS_MEANING, dim=found.dim)
     extras = Extras(lpips_why=LPIPS_WHY, left_out=left_out)
-    print(text(found, about, names, extras))
+    print(text(found, about, names, extras).encode(errors="replace").decode())
     if options.json is not None:
         try:
             options.json.write_text(as_json(found, about, names, extras), "utf-8")

@@ -77,7 +77,9 @@ def show_on_node(node_id: str, text: str) -> None:
 
     server = getattr(PromptServer, "instance", None)
     if server is not None:
-        server.send_progress_text(text, node_id, server.client_id)
+        # The name of a file need not be UTF-8.
+        server.send_progress_text(text.encode(errors="replace").decode(), node_id,
+                                  server.client_id)
 
 
 def shown(cls, report: str) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -373,6 +374,13 @@ def test_the_command_runs_in_the_packs_folder(folders):
     assert kept["count"] == 9
     assert kept["figures"]["precision"]["value"] is not None
     assert kept["figures"]["lof"]["missing"] == "needs 21 images or more, and there are 9"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_the_command_names_files_that_are_no_utf_8(folders, capsys):
+    (folders / "set" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no picture")
+    assert main([str(folders / "set")]) == 0
+    assert "caf?.png: " in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong(folders, capsys):

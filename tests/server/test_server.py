@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
+from PIL import Image
 
 from demo.host import HostError, PromptRejected, RunFailed
 from dev import ROOT
@@ -42,6 +46,18 @@ def test_names_the_node_that_failed(server):
     with pytest.raises(RunFailed, match="outside the output folder") as caught:
         server.run(with_input("2", filename_prefix="../outside"))
     assert caught.value.node_id == "2"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_file_names_need_not_be_utf_8(server, tmp_path):
+    for name in (b"caf\xe9.png", b"caf\xe8.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / os.fsdecode(name))
+    report = {"class_type": "UncommonDiversityReport",
+              "inputs": {"folder": str(tmp_path), "features": "pixels"}}
+    [text] = server.run({"report": report})["outputs"]["report"]["text"]
+    assert "caf\udce8.png and caf\udce9.png: the same picture" in text
+    cached = dict(server.run({"report": report})["status"]["messages"])["execution_cached"]
+    assert cached["nodes"] == ["report"]
 
 
 def test_restarts_and_tells_of_its_end(start_server):
