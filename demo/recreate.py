@@ -30,6 +30,7 @@ from demo.host import HostError, Prompt, PromptRejected, RunFailed, Server
 from dev import ROOT, locate_host
 
 GUIDANCE, MEMORY = "UncommonNoveltyGuidance", "UncommonNoveltyMemory"
+STATE = "uncommon_state"
 SHOWS_IMAGES = ("SaveImage", "PreviewImage")
 MADE_WITH = {"comfyui": "ComfyUI", "uncommon": "this pack", "torch": "PyTorch",
              "device": "the device"}
@@ -62,11 +63,15 @@ def prompt_of(image: Image.Image, name: str) -> Prompt:
 
 def frozen(prompt: Prompt) -> Prompt:
     """What makes the image again: only what it depends on, without the notes, and each guidance
-    with a memory of its own, frozen at the revision that guided the image."""
+    with a memory of its own, frozen at the revision that guided the image. Other nodes, such as
+    loops, have memories that are frozen as they were when the image was begun."""
     graph = copy.deepcopy(prompt)
     guidances = {number for number, node in graph.items() if node["class_type"] == GUIDANCE}
     for node in graph.values():
-        node.pop("_meta", None)
+        state = node.pop("_meta", {}).get(STATE)
+        if node["class_type"] == MEMORY:
+            node["inputs"] |= {"mode": "frozen",
+                               "revision": int(state.rpartition("@")[2]) if state else -1}
     for number in guidances:
         graph[number]["inputs"]["memory"] = [f"memory of {number}", 0]
     needed = {number: _needed(graph, number) for number, node in graph.items()
@@ -95,9 +100,19 @@ def _needed(graph: Prompt, number: str) -> set[str]:
 
 
 def _states(prompt: Prompt, guidance: str) -> list[str]:
-    """Memory and revision, of each state that a guidance pushed away from."""
+    """Memory and revision, of each state that a guidance pushed away from. Where its sampler did
+    not run again, the memory tells."""
     notes = prompt[guidance].get("_meta", {}).get("uncommon", {}).values()
-    return sorted({note["memory"] for note in notes if "memory" in note})
+    states = sorted({note["memory"] for note in notes if "memory" in note})
+    state = prompt[_memory_node(prompt, guidance)].get("_meta", {}).get(STATE)
+    return states or ([state] if state else [])
+
+
+def _memory_node(prompt: Prompt, guidance: str) -> str:
+    number = guidance
+    while prompt[number]["class_type"] != MEMORY:
+        number = prompt[number]["inputs"]["memory"][0]
+    return number
 
 
 def _memory(prompt: Prompt, guidance: str) -> dict:
@@ -109,10 +124,8 @@ def _memory(prompt: Prompt, guidance: str) -> dict:
             f"{': ' if states else ''}{', '.join(states)}; expected one. It was made by an older "
             "release, or several samplers share one Novelty Guidance: give each its own.")
     name, _, revision = states[0].rpartition("@")
-    number = guidance
-    while prompt[number]["class_type"] != MEMORY:
-        number = prompt[number]["inputs"]["memory"][0]
-    inputs = {**prompt[number]["inputs"], "name": name, "mode": "frozen", "revision": int(revision)}
+    inputs = {**prompt[_memory_node(prompt, guidance)]["inputs"],
+              "name": name, "mode": "frozen", "revision": int(revision)}
     return {"class_type": MEMORY, "inputs": inputs}
 
 

@@ -30,9 +30,10 @@ def opened(content: bytes, **changes) -> Image.Image:
     """The image; changes: of the note of its guidance."""
     image = Image.open(io.BytesIO(content))
     prompt = json.loads(image.info["prompt"])
-    meta = prompt["guided"]["_meta"]
-    meta["uncommon_made_with"] |= changes.pop("made_with", {})
-    meta["uncommon"]["sampled"] |= changes
+    made_with = changes.pop("made_with", {})
+    for name in ("guided", "memory"):
+        prompt[name]["_meta"]["uncommon_made_with"] |= made_with
+    prompt["guided"]["_meta"]["uncommon"]["sampled"] |= changes
     image.info["prompt"] = json.dumps(prompt)
     return image
 
@@ -57,6 +58,36 @@ def test_of_two_guided_chains_each_image_comes_out(server, novelty_graph):
         [content] = server.images(entry, number)
         image = Image.open(io.BytesIO(content))
         assert recreate.recreate(server, image, "it.png").identical
+
+
+@pytest.mark.parametrize("revision", [1, -1])
+def test_an_image_whose_sampler_did_not_run_again_comes_out(server, novelty_graph, revision):
+    name = f"cached {revision}"
+    server.run(novelty_graph(seed=4, memory={"name": name}))
+    graph = novelty_graph(seed=5, memory={"name": name, "mode": "frozen", "revision": revision})
+    server.run(graph)
+    graph["saved"]["inputs"]["filename_prefix"] = "again"
+    [content] = server.images(server.run(graph), "saved")
+    image = Image.open(io.BytesIO(content))
+    assert "uncommon" not in prompt_of(image, "it.png")["guided"].get("_meta", {})
+    server.run(novelty_graph(seed=6, memory={"name": name}))
+    found = recreate.recreate(server, image, "it.png")
+    assert found.identical and found.differences == []
+
+
+def test_no_memory_learns_whoever_uses_it(server, novelty_graph):
+    graph = novelty_graph(seed=5, memory={"name": "kept"}) | {
+        "kept": {"class_type": "UncommonKeepNovel", "inputs": {
+            "latent": ["sampled", 0], "image": ["images", 0], "measure": "distance",
+            "percentile": 10.0, "distance": 0.01, "memory": ["memory", 0], "model": ["model", 0]}}}
+    graph["saved"]["inputs"]["images"] = ["kept", 0]
+    [content] = server.images(server.run(graph), "saved")
+    image = Image.open(io.BytesIO(content))
+    again = recreate.frozen(prompt_of(image, "it.png"))
+    memories = [node["inputs"] for node in again.values()
+                if node["class_type"] == "UncommonNoveltyMemory"]
+    assert [(one["mode"], one["revision"]) for one in memories] == 2 * [("frozen", 0)]
+    assert recreate.recreate(server, image, "it.png").identical
 
 
 def test_it_waits_as_long_as_it_takes(server, drawn, monkeypatch):
