@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -76,8 +77,7 @@ class NetCache:
 
     def _keep(self, net: NoveltyNet) -> None:
         self._nets = [net, *(one for one in self._nets if one is not net)][:KEPT]
-        if self._is_due(net):
-            self._write(net, self.file)
+        if self._is_due(net) and self._write(net, self.file):
             self._saved = (net.ever, len(net.learnt))
 
     def _start(self, remembered: Remembered) -> NoveltyNet:
@@ -121,18 +121,23 @@ class NetCache:
             return None
         return net if net is not None and net.capacity == self.capacity else None
 
-    def _write(self, net: NoveltyNet, file: Path | None) -> None:
+    def _write(self, net: NoveltyNet, file: Path | None) -> bool:
+        """Whether it could be kept."""
         if file is None:
-            return
+            return False
         tensors = net.state()
         partial = file.with_suffix(f".{os.getpid()}.partial")
         try:
             file.parent.mkdir(exist_ok=True)
             save_file(tensors, partial, {HASH: digest(tensors)})
             os.replace(partial, file)
+            return True
         except (SafetensorError, OSError) as error:  # the samples are safe in the log
             log.warning("The novelty net could not be kept in %s and will be learnt again after a "
                         "restart: %s", file, error)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            return False
 
     def _pinned(self, remembered: Remembered) -> Path | None:
         return self.file and self.file.with_stem(f"{self.file.stem}@{remembered.revision}")

@@ -420,6 +420,23 @@ def test_a_prompt_that_is_only_similar_to_one_with_very_many_samples(memory, sma
                                rtol=0)
 
 
+def test_a_net_that_could_not_be_written_is_written_the_next_time(memory, small_net, monkeypatch):
+    file = memory.nets.file
+    file.parent.mkdir()
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("guidance.memory.net_cache.save_file", full)
+        of_prompts(memory, 300)
+        memory.learn_net()
+    assert not list(file.parent.iterdir())
+    record(memory, 1.0)
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_a_prompt_with_many_samples_has_some_of_them(memory, small_net):
     """Evenly spaced over the history, each for several."""
     seen, prompts = of_prompts(memory, 300, 20)
