@@ -70,9 +70,10 @@ def kernel(sharpness: float, of_nearest: float, in_mean: float | None
             **({} if in_mean else {(MEMORY, "fitted_radius"): half_the_spread})}
 
 
+LATER = (0.42, 0.5)
 SHIPPED = (3, 0.9, 0.02)
-TRIED = ((2, 0.7, None), (2, 0.7, 0.05), (2, 0.7, 0.1), (2, 0.8, 0.2),
-         (3, 0.9, 0.01), SHIPPED, (3, 0.9, 0.05), (3, 1.0, 0.2),
+TRIED = ((2, 0.7, None), (2, 0.7, 0.05), (2, 0.8, 0.2),
+         (3, 0.9, 0.01), SHIPPED, (3, 0.9, 0.05),
          (4, 0.9, 0.01), (4, 1.0, 0.05), (6, 1.0, 0.05))
 
 
@@ -83,15 +84,16 @@ def _named(sharpness: float, of_nearest: float, in_mean: float | None) -> str:
             f"{f'P {short(in_mean)}' if in_mean else 'half the spread'}")
 
 
-KERNELS = tuple(one for model in CHAINS for one in (
-    Kernel(model=model, what="seed change only", plain=True),
-    *(Kernel(model=model, what=_named(*tried),
-             values={} if tried == SHIPPED else kernel(*tried)) for tried in TRIED),
-    Kernel(model=model, what="shipped, *strength* .6", guidance={"strength": 0.6}),
-    Kernel(model=model, what="shipped, *end_percent* .75", guidance={"end_percent": 0.75}),
-    *(Kernel(model=model, what=f"shipped, *cfg_start_percent* {f'{later:g}'[1:]}",
-             guidance={"cfg_start_percent": later})
-      for later in (0.42, 0.5) if CHAINS[model][0].cfg > 1)))
+ROWS: tuple[dict[str, Any], ...] = (
+    {"what": "seed change only", "plain": True},
+    *({"what": _named(*tried), "values": {} if tried == SHIPPED else kernel(*tried)}
+      for tried in TRIED),
+    {"what": "shipped, *strength* .6", "guidance": {"strength": 0.6}},
+    {"what": "shipped, *end_percent* .75", "guidance": {"end_percent": 0.75}},
+    *({"what": f"shipped, *cfg_start_percent* {f'{later:g}'[1:]}",
+       "guidance": {"cfg_start_percent": later}} for later in LATER))
+KERNELS = tuple(Kernel(model=model, **row) for row in ROWS for model in CHAINS
+                if CHAINS[model][0].cfg > 1 or "cfg_start_percent" not in row.get("guidance", {}))
 
 
 def draw_and_save(place: Place, chain: DesignChain) -> int:
