@@ -129,16 +129,6 @@ def test_the_demo_runs_and_the_panel_shows_the_new_sample(page):
     assert any(text.startswith("novelty ") for text in readouts(page))
 
 
-def test_of_the_runs_of_others_only_their_memory_is_shown(page):
-    """Of another page, or of a program, whose nodes may have the same ids."""
-    before = readouts(page)
-    prompt = page.view.evaluate("async () => (await app.graphToPrompt()).output")
-    prompt[find(prompt, "UncommonNoveltyMemory")]["inputs"]["name"] = OTHERS
-    page.server.run(prompt)
-    page.view.locator(".uncommon-list", has_text=f"{OTHERS}1 sample").wait_for()
-    assert readouts(page) == before
-
-
 def test_a_sample_tells_of_itself(page, picture):
     page.view.locator(".uncommon-tile").nth(1).click()
     details = page.view.locator(".uncommon-details")
@@ -194,47 +184,6 @@ def test_the_keyboard_does_it_all(page):
     page.tiles(3)
     assert live(page) == 3
     assert page.view.evaluate("app.graph.nodes.length") == nodes
-
-
-def test_the_keyboard_stays_in_the_panel(page):
-    """Also where what had it is drawn anew, disabled or hidden."""
-    def focused() -> str:
-        return page.view.evaluate("""() => { const one = document.activeElement;
-            return one.value || one.dataset.action || one.getAttribute("role"); }""")
-
-    page.view.locator(f'.uncommon-list [value="{NAME}"]').focus()
-    for key, name, count in (("ArrowDown", OTHERS, 1), ("ArrowUp", NAME, 3)):
-        page.view.keyboard.press(key)
-        page.tiles(count)
-        assert focused() == name
-
-    tiles = page.view.locator(".uncommon-tile")
-    newest = int(tiles.first.get_attribute("data-number"))
-    tiles.last.click()
-    page.action("copySeed").evaluate("(button) => { button.title = 'before'; }")
-    page.action("copySeed").focus()
-    page.server.post("/uncommon/forget", {"memory": NAME, "numbers": [newest]})
-    page.view.get_by_title("before").wait_for(state="detached")
-    assert focused() == "copySeed"
-    page.view.keyboard.press("Control+z")
-    page.tiles(3)
-    page.view.keyboard.press("Escape")
-
-    tiles.first.click()
-    page.action("forget").focus()
-    page.view.keyboard.press("Enter")
-    page.tiles(2)
-    assert focused() == "tab"
-    page.view.keyboard.press("Control+z")
-    page.tiles(3)
-
-    tiles.first.click()
-    page.view.get_by_role("tab", name="Map").click()
-    page.view.locator(".uncommon-gallery").focus()
-    page.view.keyboard.press("Escape")
-    page.view.locator(".uncommon-gallery").wait_for(state="hidden")
-    assert focused() == "tab"
-    page.view.get_by_role("tab", name="Gallery").click()
 
 
 def test_the_map_shows_and_selects(page, picture):
@@ -299,6 +248,57 @@ def test_the_map_is_enlarged_moved_and_shown_whole(page, picture):
     assert (apart(1), *dot()) == pytest.approx((whole, *at), abs=0.01)
     page.view.mouse.wheel(0, 500)  # no smaller than the whole
     assert apart(1) == pytest.approx(whole, abs=0.01)
+    page.view.get_by_role("tab", name="Gallery").click()
+
+
+def test_of_the_runs_of_others_only_their_memory_is_shown(page):
+    """Of another page, or of a program, whose nodes may have the same ids."""
+    before = readouts(page)
+    prompt = page.view.evaluate("async () => (await app.graphToPrompt()).output")
+    prompt[find(prompt, "UncommonNoveltyMemory")]["inputs"]["name"] = OTHERS
+    page.server.run(prompt)
+    page.view.locator(".uncommon-list", has_text=f"{OTHERS}1 sample").wait_for()
+    assert readouts(page) == before
+
+
+def test_the_keyboard_stays_in_the_panel(page):
+    """Also where what had it is drawn anew, disabled or hidden."""
+    def focused() -> str:
+        return page.view.evaluate("""() => { const one = document.activeElement;
+            return one.value || one.dataset.action || one.getAttribute("role"); }""")
+
+    page.view.locator(f'.uncommon-list [value="{NAME}"]').focus()
+    for key, name, count in (("ArrowDown", OTHERS, 1), ("ArrowUp", NAME, 3)):
+        page.view.keyboard.press(key)
+        page.tiles(count)
+        assert focused() == name
+
+    tiles = page.view.locator(".uncommon-tile")
+    newest = int(tiles.first.get_attribute("data-number"))
+    tiles.last.click()
+    page.action("copySeed").evaluate("(button) => { button.title = 'before'; }")
+    page.action("copySeed").focus()
+    page.server.post("/uncommon/forget", {"memory": NAME, "numbers": [newest]})
+    page.view.get_by_title("before").wait_for(state="detached")
+    assert focused() == "copySeed"
+    page.view.keyboard.press("Control+z")
+    page.tiles(3)
+    page.view.keyboard.press("Escape")
+
+    tiles.first.click()
+    page.action("forget").focus()
+    page.view.keyboard.press("Enter")
+    page.tiles(2)
+    assert focused() == "tab"
+    page.view.keyboard.press("Control+z")
+    page.tiles(3)
+
+    tiles.first.click()
+    page.view.get_by_role("tab", name="Map").click()
+    page.view.locator(".uncommon-gallery").focus()
+    page.view.keyboard.press("Escape")
+    page.view.locator(".uncommon-gallery").wait_for(state="hidden")
+    assert focused() == "tab"
     page.view.get_by_role("tab", name="Gallery").click()
 
 
