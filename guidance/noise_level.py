@@ -37,11 +37,6 @@ class NoiseLevel:
         return self.signal ** 2 / (self.signal ** 2 + self.noise ** 2)
 
     @property
-    def tweedie_factor(self) -> Tensor:
-        """`[batch]`; s^2 / a: a gradient of log p at x_t times this shifts x0 (Tweedie)."""
-        return self.noise ** 2 / self.signal
-
-    @property
     def prior_variance(self) -> Tensor:
         """`[batch]`; r^2 = s^2 / (a^2 + s^2), the variance of x0 given x_t for unit-variance data
         (Song et al., PiGDM, 2023): scales a gradient that was taken at x0 itself."""
