@@ -64,6 +64,12 @@ def test_what_is_not_settled_is_left_alone():
     torch.testing.assert_close(extra, whole * torch.tensor([0.0, 0.0, 0.5, 1.0]))
 
 
+def test_a_batch_is_settled_where_most_of_it_is():
+    direction = torch.nn.functional.normalize(noise(1).flatten(1))
+    assert among().is_settled(torch.tensor([1.0, 1.0, 0.0])[:, None] * direction)
+    assert not among().is_settled(torch.tensor([1.0, 0.0, 0.0])[:, None] * direction)
+
+
 @pytest.mark.parametrize("strength", [0.1, 0.3])
 @pytest.mark.parametrize("size", [8, 64, 128])
 def test_noise_stays_what_noise_may_be(size, strength):
@@ -78,6 +84,17 @@ def test_noise_stays_what_noise_may_be(size, strength):
     deviation = (0.5 + residue ** 2).sqrt()
     assert (shift.norm(dim=1) < 2.2 * strength * deviation).all()
     assert (shift.norm(dim=1) > strength * deviation).all()
+
+
+def test_x_is_turned_around_the_mean_at_its_noise_level():
+    level = NoiseLevel.flow(torch.full((2,), 0.75))
+    mean = 5 * noise(1, seed=3).flatten(1)[0]
+    early = EarlyPush(mean, torch.tensor(0.5), torch.tensor(10.0))
+    middle = level.signal[:, None] * mean
+    x = middle + noise(2).flatten(1)
+    shift = early.turned(x, noise(2, seed=1).flatten(1), level, level.noise, 0.3)
+    assert shift.any()
+    torch.testing.assert_close((x + shift - middle).norm(dim=1), (x - middle).norm(dim=1))
 
 
 def test_no_shift_stays_none():
@@ -133,19 +150,22 @@ def test_figures_tell_where_it_reached_farther(model, early):
     assert run.figures().early == early
 
 
-@pytest.mark.parametrize(("look", "calls"), [(True, [2, 1, 1]), (False, [1, 1, 1])])
-def test_looks_once_before_the_first_push(look, calls):
+@pytest.mark.parametrize(("look", "sigma_first", "looked"), [
+    (True, 1.0, True), (True, 1e10, False), (False, 1.0, False)])
+def test_looks_once_before_the_first_push_of_a_run_that_begins_in_the_window(look, sigma_first,
+                                                                             looked):
     x = noise(1)
     model, count = posterior_mean(exploding(1, 1.0)), []
-    run = start(remembered(x / 2 + 0.1 * noise(1, seed=1)), early="on", look=look)
+    run = start(remembered(x / 2 + 0.1 * noise(1, seed=1)), early="on", look=look,
+                sigma_first=sigma_first)
     made = []
     for _ in range(3):
         before = len(count)
         found = denoise(run, x, model=lambda given: (count.append(1), model(given))[1])
         made.append(len(count) - before)
-        assert (found - x / 2).norm() > 0 or not look
-    assert made == calls
-    assert run.figures().looked is look
+        assert (found - x / 2).norm() > 0 or not looked
+    assert made == [1 + looked, 1, 1]
+    assert run.figures().looked is looked
 
 
 def test_two_that_look_in_one_evaluation_look_once_and_add_up_in_any_order():
@@ -154,7 +174,7 @@ def test_two_that_look_in_one_evaluation_look_once_and_add_up_in_any_order():
 
     def both(order) -> tuple[torch.Tensor, int]:
         shared, count, model = Evaluation(), [], posterior_mean(level)
-        outer, inner = (start(ways[i], early="on", look=True) for i in order)
+        outer, inner = (start(ways[i], early="on", look=True, sigma_first=1.0) for i in order)
 
         def watched(given):
             count.append(1)
@@ -172,6 +192,6 @@ def test_two_that_look_in_one_evaluation_look_once_and_add_up_in_any_order():
 
 def test_nothing_remembered_nothing_looked():
     x = noise(1)
-    run = start(None, early="on", look=True)
+    run = start(None, early="on", look=True, sigma_first=1.0)
     assert torch.equal(denoise(run, x), x / 2)
     assert not run.figures().looked
