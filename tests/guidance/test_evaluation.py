@@ -37,6 +37,25 @@ def test_the_evaluation_before_counts_only_for_the_same_shape():
     assert seen[0] is None and seen[1].tolist() == [[3, 3, 3]] and seen[2] is None
 
 
+def test_what_was_looked_at_is_not_the_answer_of_the_evaluation():
+    at, seen = Evaluation(), []
+
+    def guided():
+        at.looked(lambda x: at.answered(torch.ones(2)))
+        at.answered(torch.full((2,), 3.0))
+        seen.append(at.plain)
+        return at.plain
+
+    at.run(torch.zeros(2), guided)
+    assert seen[0].tolist() == [3, 3]
+
+
+def test_what_was_looked_at_before_the_run_is_no_evaluation_before():
+    at = Evaluation()
+    at.before(lambda: at.run(torch.zeros(2), lambda: torch.ones(2)))
+    assert at.previous is None and not at.looking
+
+
 def test_an_interrupt_leaves_nothing_behind():
     at = Evaluation()
 

@@ -95,6 +95,14 @@ def test_push_is_in_proportion_to_strength(distance):
     assert torch.allclose(whole, 3 * third, atol=1e-5)
 
 
+def test_strength_limits_the_ball_but_does_not_scale_it():
+    x = noise(2)
+    seen = remembered(x / 2 + 0.45, Ball)
+    one, other = (shift(start(seen, strength=strength, batch=0.0), x) for strength in (0.3, 1.0))
+    assert one.abs().max() > 1e-3
+    assert torch.allclose(one, other, atol=1e-6)
+
+
 @BOTH
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0])
 def test_flow_is_finite_from_pure_noise_to_the_image(kind, sigma):
