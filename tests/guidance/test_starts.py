@@ -9,7 +9,7 @@ from torch import Tensor
 from guidance.starts import (
     PREVIEW_STEPS, Model, Start, StartSearch, affordable, another, euler, preview_levels)
 
-from .test_novelty import SETTINGS, SPACE, noise, remembered
+from .test_novelty import SETTINGS, SPACE, noise, remembered, start
 
 SIGMAS = torch.tensor([14.6, 6.0, 3.0, 1.5, 0.7, 0.3, 0.1, 0.0])
 
@@ -113,6 +113,19 @@ def test_without_repulsion_in_the_batch_each_is_chosen_by_the_memory_alone():
     assert choose(given, noise(4, seed=1), batch=0.0).chosen == [0, 0, 0]
 
 
+def test_a_run_starts_its_batch_apart_as_much_as_it_pushes_it_apart():
+    given = noise(1).repeat(3, 1, 1, 1)
+    alike, apart = (start(remembered(noise(4, seed=1)), batch=batch).choose_start(
+        6, given, 7, scaled, settled, SIGMAS) for batch in (0.0, 1.0))
+    assert torch.equal(alike, given) and not torch.equal(apart, given)
+
+
+def test_tries_on_until_every_image_of_a_batch_is_far():
+    given = noise(2, seed=100)
+    found = choose(given, torch.cat([given[:1], noise(8, seed=1)]))
+    assert found.chosen == [1, 0] and found.candidates == 2
+
+
 def test_what_is_not_finite_is_not_chosen():
     given = noise(1)
     memory = torch.cat(everyone(given, 3) + [noise(8, seed=1)])
@@ -131,6 +144,12 @@ def test_depends_on_the_seed_alone_and_leaves_the_global_random_state():
     assert first.chosen == [1] and torch.equal(first.noise, second.noise)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not torch.equal(another(noise(1), 7, 1), another(noise(1), 8, 1))
+
+
+def test_no_candidate_is_the_noise_of_a_seed_nearby():
+    nearby = [noise(1, seed) for seed in range(20)]
+    for candidate in everyone(noise(1), candidates=9)[1:]:
+        assert not any(torch.equal(candidate, one) for one in nearby)
 
 
 def test_candidates_are_standard_normal_and_unlike_one_another():
