@@ -37,6 +37,7 @@ def test_skipped_to_a_level_the_variance_preserving_sample_is_gamma_n(level, gam
 @pytest.mark.parametrize(("changes", "message"), [
     ({}, None),
     ({"first_sigma": [14.6001]}, None),
+    ({"first_sigma": [14.5999]}, None),  # a rounding below
     ({"skip": 19}, None),
     ({"skip": 20}, "skip is 20, but the run has 20 steps"),
     ({"steps": 1, "skip": 1}, "the run has 1 step."),

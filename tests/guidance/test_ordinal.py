@@ -45,6 +45,11 @@ def test_rarer_than_every_image_is_of_the_last_class():
     assert labels_of(torch.tensor([-1.0, 1e9]), thresholds).tolist() == [0, 9]
 
 
+def test_a_score_on_a_threshold_is_of_the_class_below_it():
+    thresholds = torch.tensor([1.0, 2.0, 3.0])
+    assert labels_of(thresholds, thresholds).tolist() == [0, 1, 2]
+
+
 def test_split_is_stratified_and_deterministic():
     labels = labels_of(scores(), quantile_thresholds(scores(), 10))
     training, validation = stratified_split(labels, 0.05, seed=3)
@@ -56,9 +61,10 @@ def test_split_is_stratified_and_deterministic():
 
 def test_split_leaves_every_class_something_to_learn_from():
     labels = torch.tensor([0, 1, 1, 2, 2, 2])
-    training, validation = stratified_split(labels, 0.5, seed=0)
-    assert labels[training].unique().tolist() == [0, 1, 2]
-    assert labels[validation].unique().tolist() == [1, 2]
+    for share in (0.05, 0.5):
+        training, validation = stratified_split(labels, share, seed=0)
+        assert labels[training].unique().tolist() == [0, 1, 2]
+        assert labels[validation].unique().tolist() == [1, 2]
     assert len(stratified_split(labels, 0.0, seed=0)[1]) == 0
     with pytest.raises(ValueError, match="share is 0.9; expected 0 to 0.5"):
         stratified_split(labels, 0.9, seed=0)
@@ -90,3 +96,4 @@ def test_warning_names_the_number():
     assert warning.startswith("Only 30 training images for the smallest of 10 classes")
     assert "3 classes" in warning
     assert few_samples_warning(labels.repeat(2), 10) is None
+    assert few_samples_warning(labels.repeat(2), 11).startswith("Only 0 training images")
