@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from guidance.adm import AdmConfig, AdmTrunk
 from guidance.classifier_training import ClassifierTraining
 from guidance.minority_classifier import FrozenExtractor
 from guidance.time_conditioning import LogSnrTime
-from guidance.training_set import TrainingSet, TrainingSettings
+from guidance.training_set import Evaluation, TrainingSet, TrainingSettings
 
 LOG_SNR = [-8 + 18 * i / 64 for i in range(65)]
 SHORT = TrainingSettings(classes=3, iterations=6, batch_size=8, validation_share=0.2, seed=5)
@@ -126,12 +127,16 @@ def test_key_tells_trainings_apart():
     data = images_by_brightness()
     key = ClassifierTraining(data, SHORT).key
     assert ClassifierTraining(images_by_brightness(), SHORT).key == key
+    retrained = extractor()
+    with torch.no_grad():
+        next(retrained.trunk.parameters()).add_(1e-3)
     others = [ClassifierTraining(data, replace(SHORT, iterations=7)),
               ClassifierTraining(replace(data, scores=data.scores * 2), SHORT),
               ClassifierTraining(replace(data, identity="other"), SHORT),
               ClassifierTraining(replace(data, log_snr=LOG_SNR[:-1]), SHORT),
-              ClassifierTraining(data, SHORT, extractor=extractor())]
-    assert len({key, *(one.key for one in others)}) == 6
+              ClassifierTraining(data, SHORT, extractor=extractor()),
+              ClassifierTraining(data, SHORT, extractor=retrained)]
+    assert len({key, *(one.key for one in others)}) == 7
     with pytest.raises(ValueError, match="another training"):
         others[0].resume(ClassifierTraining(data, SHORT).state())
 
@@ -164,6 +169,47 @@ def test_noise_levels_are_uniform_over_the_models_timesteps():
     data = replace(images_by_brightness(), log_snr=table)
     percent = torch.tensor([0.0, 0.125, 0.25, 0.5, 0.625, 1.0])
     assert data.log_snr_at(percent).tolist() == [-10, -6, -2, 0, 0.5, 10]
+
+
+def test_the_learning_rate_falls_to_0_in_a_straight_line_and_weights_decay():
+    training = ClassifierTraining(images_by_brightness(), SHORT)
+    groups = training._optimizer.param_groups
+    rates = [group["lr"] for _ in training.run() for group in groups]
+    assert rates == pytest.approx([SHORT.learning_rate * (1 - i / 6) for i in range(6)])
+    assert {group["weight_decay"] for group in groups} == {SHORT.weight_decay}
+
+
+def given_to_the_net(training: ClassifierTraining, monkeypatch) -> list[tuple[Tensor, Tensor]]:
+    """Will hold x0 and log SNR of each batch."""
+    seen, logits = [], training._logits
+
+    def watched(x0: Tensor, log_snr: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append((x0, log_snr))
+        return logits(x0, log_snr, generator)
+
+    monkeypatch.setattr(training, "_logits", watched)
+    return seen
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_images_are_mirrored_left_to_right_alone(flip, monkeypatch):
+    picture = torch.arange(64.0).view(1, 8, 8)
+    data = replace(images_by_brightness(), latents=picture.repeat(60, 1, 1, 1))
+    training = ClassifierTraining(data, replace(SHORT, flip=flip, batch_size=32))
+    seen = given_to_the_net(training, monkeypatch)
+    next(training.run())
+    mirrored = [torch.equal(x0, picture.flip(-1)) for x0 in seen[0][0]]
+    assert sum(torch.equal(x0, picture) for x0 in seen[0][0]) == 32 - sum(mirrored)
+    assert (0 < sum(mirrored) < 32) is flip
+
+
+def test_what_is_validated_is_spread_over_all_noise_levels(monkeypatch):
+    training = ClassifierTraining(images_by_brightness(), replace(SHORT, validation_share=0.5))
+    seen = given_to_the_net(training, monkeypatch)
+    training._evaluate()
+    log_snr = torch.cat([one for _, one in seen])
+    assert len(log_snr) == len(log_snr.unique()) == 30
+    assert log_snr.min() < -7.5 and log_snr.max() > 9.5
 
 
 def extractor() -> FrozenExtractor:
@@ -254,6 +300,15 @@ def test_few_images_and_learning_by_heart_are_told():
     assert training.warnings[0].startswith("Only ")
     assert "by heart" in training.warnings[1] and "lowest after" in training.warnings[1]
     assert len(training.warnings) == 2
+
+
+@pytest.mark.parametrize(("last", "warned"), [(1.05, False), (1.2, True)])
+def test_a_last_loss_hardly_above_the_lowest_is_no_warning(last, warned):
+    training = ClassifierTraining(images_by_brightness(side=4), SHORT)
+    training.warnings = []
+    training.evaluations = [Evaluation(1, 1.0, 0.5, 0.2), Evaluation(2, last, 0.5, 0.2)]
+    training._measure_levels()
+    assert bool(training.warnings) is warned
 
 
 def test_without_validation():
