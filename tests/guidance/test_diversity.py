@@ -112,6 +112,12 @@ def test_precision_to_coverage_are_prdcs(blocks, k, shift):
         assert 0 < value < 1 or (name == "density" and value > 0)
 
 
+def test_k_of_the_balls_may_be_the_largest():
+    one, other = (measure(cloud(40), cloud(30, seed=1), Settings(k_knn=2, k_lof=k, k_manifold=12)
+                          ).against.manifolds for k in (3, 20))
+    assert one == other and None not in (one.recall, one.precision)
+
+
 def test_a_picture_on_a_balls_surface_is_outside():
     """A set that shares pictures with its reference: distances equal radii but for rounding."""
     real = torch.tensor([[0.1], [0.4], [0.9], [1.6], [2.5]]).repeat(1, 7)
@@ -257,6 +263,8 @@ def test_copies_are_found_and_each_picture_is_named_once():
     pairs = closest_pairs(found, 99)
     assert len({i for pair in pairs for i in pair[:2]}) == 2 * len(pairs)
     assert [pair[2] for pair in pairs] == sorted(pair[2] for pair in pairs)
+    told = json.loads(as_json(found, ABOUT, [""] * 30, Extras()))["closest_pairs"]
+    assert [one["same"] for one in told[:3]] == [True, True, False]
 
 
 def test_a_copy_of_each_picture_does_not_make_all_the_same():
@@ -327,6 +335,7 @@ def test_the_report_tells_all_of_it():
                  "Minority score: 2 (median of 3; largest 6; the scored reference's median: 0.5)",
                  'Distance to the history: 0.2 (median; smallest 0.1, of 9 in "mine"; newer than '
                  "50% of the history was)", "AvgkNN (k = 5): ", "LOF (k = 20): ",
+                 f"the reference's own: {found.against.own_lof.median():.4g}",
                  "1 image left out:\ntorn.png: broken", "Features: pixels, 4 numbers"):
         assert part in written
     kept = json.loads(as_json(found, ABOUT, names, extras))

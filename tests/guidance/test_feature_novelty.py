@@ -113,6 +113,14 @@ def test_each_area_is_moved_by_itself_and_counts_once():
     assert torch.allclose(run.embedding(), (SPACE.embed(h) + SPACE.embed(other)) / 2)
 
 
+def test_an_area_that_is_near_counts_wherever_it_comes():
+    h, other = noise(1), noise(1, seed=3)
+    for areas in ((h, other), (other, h)):
+        run = start(remembered(h + 0.2 * noise(1, seed=1)))
+        evaluate(run, *areas)
+        assert run.figures().pushed == 1 and run.figures().mean_push > 0.01
+
+
 def test_keeps_the_dtype_of_the_activation():
     h = noise(1).half()
     [moved] = evaluate(start(remembered(h.float() + 0.2 * noise(1, seed=1))), h)
