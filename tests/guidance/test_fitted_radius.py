@@ -78,6 +78,7 @@ def test_goes_with_the_scale_of_the_latents_and_not_with_where_they_lie(fit: Fit
 def test_too_few_samples_say_nothing(fit: Fit):
     for count in range(ENOUGH):
         assert fitted_radius(samples(count), fit) == fit.unknown
+    assert fitted_radius(samples(ENOUGH), fit) != fit.unknown
 
 
 def test_samples_that_are_all_the_same_still_have_a_radius(fit: Fit):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidance.curation import Remembering, describe, forget
-from guidance.fitted_radius import ACTIVATIONS, FITTED, LATENTS, UNKNOWN
+from guidance.fitted_radius import ACTIVATIONS, FITTED, LATENTS, UNKNOWN, fitted_radius
 from guidance.memory import FeatureSpaceError, MemoryLogError, RevisionError, RevisionGoneError
 from guidance.memory.bank import GrowingTensor
 from guidance.memory.net_cache import NetCache
@@ -166,6 +166,11 @@ def test_duplicates_are_counted_and_left_out(memory):
     assert places(memory) == [1.0, 2.0]
 
 
+def test_a_content_is_the_same_in_any_precision_that_holds_it():
+    latent = torch.randn(2, DIM, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert content_hashes(latent) == content_hashes(latent.float())
+
+
 def test_novelty_is_the_share_of_the_history_that_was_less_new(memory):
     for place in (0.0, 1.0, 3.0, 7.0):  # these came at distances 1, 2 and 4
         record(memory, place)
@@ -309,6 +314,16 @@ def test_what_has_faded_away_does_not_count(memory, kind):
     memory.log.forget(list(range(10, 61)), "test")
     assert replace(memory, half_life=2).repulsion(
         kind, memory.bank.at(), None, 0.3, torch.device("cpu")) is None
+
+
+def test_what_has_faded_counts_less_for_the_radius(memory):
+    """P in their middle is what it shall be with their weights, not with their number."""
+    record(memory, *range(40), embedding=torch.eye(40))
+    found = replace(memory, half_life=10).repulsion("exact", memory.bank.at(), None, FITTED,
+                                                    torch.device("cpu"))
+    of_weights = fitted_radius(torch.eye(40), LATENTS, float(found.log_weight.exp().sum()))
+    assert found.radius == pytest.approx(of_weights)
+    assert found.radius > 1.02 * fitted_radius(torch.eye(40), LATENTS)
 
 
 def test_a_frozen_revision_fades_the_same_for_ever(memory):
@@ -577,16 +592,16 @@ def test_forgetting_what_is_not_there(memory):
 
 
 def test_description(memory):
-    for place in (0.0, 1.0, 3.0):
+    for place in (0.0, 1.0, 3.0, 7.0):
         record(memory, place)
-    memory.log.forget([1], "test")
+    memory.log.forget([3], "test")
     found = describe(memory, 5)
-    assert found.revision == 4
-    assert [entry.revision for entry in found.newest] == [3, 2]
-    assert "test@4, learning\n2 samples; 1 forgotten so far" in found.text
+    assert found.revision == 5
+    assert [entry.revision for entry in found.newest] == [4, 2, 1]
+    assert "test@5, learning\n3 samples; 1 forgotten so far" in found.text
     assert SPACE in found.text
-    assert "Number 3: seed 7, novelty 50% (nearest 2.000)" in found.text
-    assert [entry.revision for entry in describe(memory, 1).newest] == [3]
+    assert "Number 4: seed 7, novelty 50% (nearest 4.000)" in found.text
+    assert [entry.revision for entry in describe(memory, 1).newest] == [4]
     assert describe(memory, 0).newest == []
 
 
