@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import Tensor
 
 from demo.host import InProcessHost
+
+from .test_novelty import shown
 
 FULL_OF, OTHER, COUNT = 8, 3, 24
 RADIUS = 0.8  # so wide that by distance alone every digit is near every other
@@ -47,3 +50,27 @@ def test_a_memory_of_one_class_leaves_another_alone(pushed, repulsion):
     assert (same > 0.5).all()
     assert (pushed(OTHER, repulsion=repulsion) <= 0.01 * same.min()).all()
     assert (pushed(OTHER, repulsion=repulsion, prompt_aware=False) > 0.1 * same.mean()).all()
+
+
+@pytest.mark.usefixtures("page_with_texts")
+def test_what_guidance_records_pushes_only_prompts_like_its_own(fresh_host, novelty_graph):
+    fresh_host.run(novelty_graph(OTHER))
+    assert "no remembered sample has a prompt like this one" in shown(
+        fresh_host.run(novelty_graph(FULL_OF)))
+    assert "Pushed in" in shown(fresh_host.run(novelty_graph(OTHER)))
+
+
+def test_a_prompt_is_its_pooled_encoding_or_the_mean_of_its_tokens(fresh_host):
+    encoded = fresh_host.pack("nodes._host").encoded_prompt
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 1, 8, generator=generator)
+    tokens = torch.randn(1, 5, 8, generator=generator)
+    assert torch.equal(encoded({"positive": [{"pooled_output": a, "cross_attn": tokens}]}), a[0])
+    assert torch.allclose(encoded({"positive": [{"cross_attn": tokens}]}), tokens[0].mean(0))
+    both = [{"pooled_output": a}, {"pooled_output": b, "cross_attn": tokens}]
+    assert torch.allclose(encoded({"positive": both, "negative": [{"pooled_output": -a}]}),
+                          (a + b)[0] / 2)
+    assert torch.equal(encoded({"negative": [{"pooled_output": b}]}), b[0])  # guiders of their own
+    other_width = [{"pooled_output": a}, {"pooled_output": torch.ones(1, 3)}]
+    assert torch.equal(encoded({"positive": other_width}), a[0])
+    assert encoded({"positive": []}) is encoded({}) is None
