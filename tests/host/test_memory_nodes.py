@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import psutil
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from demo.host import Interrupted, Prompt, RunFailed
@@ -118,6 +120,21 @@ def test_remembers_a_folder_in_order_and_names_what_it_skips(fresh_host, memory_
         assert torch.allclose(torch.stack(others), green_and_blue, atol=0.05)
         reds.append(round((red.item() + 1) / 2 * 255 / 50))
     assert reds == [1, 0, 4, 2, 3]  # a, b, c, d, e
+
+
+def test_images_of_a_folder_are_upright_and_as_wide_and_high_as_asked(fresh_host, memory_only,
+                                                                      samples, tmp_path):
+    picture = Image.new("RGB", (64, 32))
+    picture.paste("white", (0, 0, 32, 32))  # the left half
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # as a phone held upright writes it
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    fresh_host.run(memory_only(kept=remember(folder=str(tmp_path), vae=["vae", 0], width=32)))
+    [entry] = samples()
+    with Image.open(io.BytesIO(entry.preview)) as preview:
+        assert preview.size == (32, 16)
+    grid = entry.embedding.view(3, 8, 8)
+    assert grid[..., :4].mean() > 0 > grid[..., 4:].mean()
 
 
 def test_a_file_that_is_too_large_is_named(fresh_host, memory_only, pictures, monkeypatch):
