@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from demo.data import digits
 from demo.host import Interrupted, Prompt, RunFailed
 from guidance.distances import BACKBONES, Lpips
-from guidance.diversity import measure
+from guidance.diversity import Settings, measure
 from guidance.picture_features import pixel_features
 
 REPORT, TABLE, JSON, PLOTS, PAIRS = range(5)
@@ -106,6 +107,20 @@ def test_folders_are_measured_by_their_pixels(fresh_host, folders, drawings):
     assert out(run)[PAIRS].shape == (1, 432, 990, 3)
     assert fresh_host.run(graph(folder=str(folders / "set"), features="pixels",
                                 reference_folder=str(folders / "reference"))).executed == []
+
+
+def test_its_numbers_and_connected_reference_images_reach_the_measure(fresh_host, folders, wire,
+                                                                      drawings):
+    settings = Settings(k_knn=2, k_lof=4, k_manifold=7, vendi_q=2.0)
+    run = fresh_host.run(wire([drawings[30:]], "reference_images", folder=str(folders / "set"),
+                              features="pixels", **asdict(settings)))
+    features = pixel_features(drawings.movedim(-1, 1) * 2 - 1)
+    expected, found = measure(features[:30], features[30:], settings), numbers(run)
+    assert json.loads(out(run)[JSON])["settings"] == asdict(settings)
+    assert found["vendi"] == pytest.approx(expected.vendi, rel=1e-5)
+    assert found["avg_knn"] == pytest.approx(float(expected.avg_knn.mean()), rel=1e-5)
+    assert found["lof"] == pytest.approx(float(expected.lof.quantile(0.5)), rel=1e-5)
+    assert found["recall"] == pytest.approx(expected.against.manifolds.recall)
 
 
 def test_a_folder_that_comes_by_a_link_is_looked_at_each_time(fresh_host, folders):
@@ -238,6 +253,8 @@ def test_scores_of_several_sets_are_reported(fresh_host, folders):
     scores = run.outputs["first"][0].scores
     assert numbers(run)["minority_score"] == pytest.approx(float(scores.double().quantile(0.5)))
     assert "(latent_l2 at sigma 0.4, 1 draws)" in out(run)[REPORT]
+    other = run.outputs["second"][0].scores.double().quantile(0.5)
+    assert f"the scored reference's median: {other:.4g}" in out(run)[REPORT]
     assert out(run)[PLOTS].shape == (1, 930, 1240, 3)
 
 
