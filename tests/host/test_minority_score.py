@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from demo.data import digits
 from demo.host import Interrupted, Prompt, PromptRejected, RunFailed
 from guidance.distances import BACKBONES, DISTANCES, load_distance
-from guidance.minority_score import noise_for
+from guidance.minority_score import default_sigma, noise_for
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,10 @@ def test_known_files_are_not_even_read(fresh_host, folder, monkeypatch):
 
 def test_a_changed_file_is_scored_anew_and_a_renamed_one_is_not(fresh_host, folder, evaluations,
                                                                drawings):
+    (folder / "00.png").unlink()
+    save(drawings[0], folder / "00.bmp")  # of one size, whatever it shows
     fresh_host.run(graph(folder=str(folder)))
-    save(drawings[30], folder / "00.png")
+    save(drawings[30], folder / "00.bmp")
     (folder / "01.png").rename(folder / "z.png")
     evaluations.clear()
     run = fresh_host.run(graph(folder=str(folder)))
@@ -397,6 +399,19 @@ def test_images_are_cropped_as_guided_diffusion_does(fresh_host):
     assert crop(original, (24, 40)).shape == (1, 40, 24, 3)
 
 
+@pytest.mark.parametrize("orientation", [1, 5, 6])  # as it is stored; turned, mirrored or not
+def test_a_size_of_0_is_that_of_the_first_image(fresh_host, tmp_path, orientation):
+    size = fresh_host.pack("nodes._image_scorer").chosen_size
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (24, 8) if orientation == 1 else (8, 24)).save(
+        tmp_path / "one.png", exif=exif)
+    for images, files in (([torch.zeros(2, 8, 24, 3)], []), ([], [tmp_path / "one.png"])):
+        assert size(0, 0, images, files) == (24, 8)
+        assert size(16, 0, images, files) == (16, 8)
+        assert size(0, 16, images, files) == (24, 16)
+
+
 def test_a_folder_of_several_sizes_and_kinds(fresh_host, tmp_path):
     path = tmp_path / "mixed"
     path.mkdir()
@@ -465,6 +480,15 @@ def test_connected_images_of_several_sizes_are_cropped_to_the_first(fresh_host, 
     with_alpha = torch.cat([drawings[2], torch.ones(16, 16, 1)], dim=-1)[None]
     run = fresh_host.run(wire([drawings[:1], large, with_alpha]))
     assert [image.shape for image in run.outputs["score"][2]] == [(1, 16, 16, 3)] * 3
+
+
+def test_images_that_are_not_square_stay_whole(fresh_host, wire, drawings):
+    wide = torch.cat([drawings[0], drawings[1]], dim=1)[None]
+    run = fresh_host.run(wire([wide]))
+    assert torch.equal(run.outputs["score"][2], wide)
+    settings = scored(run).settings
+    assert settings.size == (32, 16)
+    assert settings.sigma == round(default_sigma(16, 32), 4)
 
 
 def test_an_image_and_a_folder_are_scored_together(fresh_host, wire, drawings, folder):
@@ -656,6 +680,28 @@ def test_an_image_that_is_all_zero_is_shifted_like_others(fresh_host, parts, pai
         x0 = torch.full((2, 3, 16, 16), value)
         x, _, _ = captured(fresh_host, model, 1.0, x0, noise)
         assert torch.allclose(x, x0 + noise, atol=1e-5)
+
+
+def test_latents_are_scored_in_the_models_own_units_and_given_on_as_on_a_wire(
+        fresh_host, parts, drawings, tmp_path):
+    import comfy.latent_formats
+
+    class Halved(comfy.latent_formats.LatentFormat):
+        latent_channels, scale_factor, spacial_downscale_ratio = 3, 0.5, 4
+
+    model = parts[0].clone()
+    model.add_object_patch("latent_format", Halved())
+    with torch.inference_mode():
+        scorer = fresh_host.pack("nodes._image_scorer").ImageScorer(
+            model, parts[1], None, distance="l2", sigma=0, draws=1, seed=0, batch=4,
+            size=(16, 16), folder=tmp_path, count=1)
+        scorer.add_images([drawings[:1]])
+        found = scorer.result()
+        on_wire, latents = drawings[:1].movedim(-1, 1) * 2 - 1, found.latents([0])
+        assert torch.allclose(latents, on_wire / 2, atol=1e-3)
+        assert torch.allclose(found.to_wire(latents), on_wire, atol=2e-3)
+        assert torch.allclose(scorer._decode(latents), on_wire, atol=2e-3)
+    assert found.settings.sigma == default_sigma(4, 4)  # of the latents, not of the image
 
 
 def test_a_model_that_needs_a_prompt_says_so(fresh_host, parts, pair, monkeypatch):
