@@ -253,6 +253,20 @@ def test_a_changed_file_is_loaded_again(fresh_host, classifiers):
     assert run.outputs["load"][0].distance == "lpips_vgg"
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_head_is_loaded_with_the_extractor_and_the_schedule_that_are_chosen(
+        fresh_host, classifiers, schedule):
+    torch.manual_seed(0)
+    torch.save(AdmEncoder(PIXEL).state_dict(), classifiers / "whole.pt")
+    torch.save(AdmEncoder(replace(PIXEL, in_channels=128)).state_dict(), classifiers / "head.pt")
+    found = fresh_host.run(load_only("head.pt", extractor_name="whole.pt",
+                                     noise_schedule=schedule)).outputs["load"][0]
+    assert found.net.config.in_channels == 128
+    assert found.time.schedule.kind == found.extractor.time.schedule.kind == schedule
+    with pytest.raises(RunFailed, match="Choose the extractor's file as well"):
+        fresh_host.run(load_only("head.pt"))
+
+
 def test_shipped_classifiers_need_no_set_up(fresh_host, classifiers, tmp_path, monkeypatch):
     some_classifier().save(tmp_path / "faces_minority.safetensors")
     some_classifier().save(tmp_path / "other.safetensors")
