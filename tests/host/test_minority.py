@@ -13,6 +13,8 @@ from torch import Tensor
 
 from demo.host import Interrupted, RunFailed
 
+from .test_features import sample
+
 pytestmark = pytest.mark.usefixtures("page_with_texts")
 
 CLASSES = 10
@@ -156,6 +158,14 @@ def shown(run, node: str = "guided") -> str:
     """The last text that a node of the page was told to show."""
     texts = [data for event, data in run.events if event == "progress_text" and data[0] == node]
     return texts[-1][1] if texts else ""
+
+
+def noted(host, run) -> dict:
+    """What the saved image carries of the sampler's run."""
+    file = run.ui["saved"]["images"][0]["filename"]
+    with Image.open(host.directory / "output" / file) as image:
+        prompt = json.loads(image.text["prompt"])
+    return prompt["guided"]["_meta"]["uncommon"]["sampled"]
 
 
 def sampler(latent: str, *, model: str = "guided", **changes) -> tuple[str, dict]:
@@ -345,6 +355,21 @@ def test_a_model_without_gradient_is_refused_with_a_cure(fresh_host, graph, monk
     fresh_host.run(graph(kind="self"))
 
 
+def test_a_lack_of_memory_for_the_gradient_is_called_that(fresh_host, graph, monkeypatch):
+    net = fresh_host.pack("nodes._adm_model").AdmNet
+    forward = net.forward
+
+    def short(self, *args, **kwargs):
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("too large")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(net, "forward", short)
+    with pytest.raises(RunFailed, match="too large") as failed:
+        fresh_host.run(graph(kind="self", guidance={"mode": "backprop"}))
+    assert "Set mode" not in failed.value.message
+
+
 class Elsewhere(Tensor):
     """A latent on another device than the noise, as the host's --gpu-only has it."""
 
@@ -438,6 +463,19 @@ def test_every_n_steps(draw, classifier, name, evaluations):
     assert f"Pushed at {evaluations} of {evaluations}" in told
     assert f"The classifier ran {len(classifier.calls)} times" in told
     assert not torch.allclose(drawn, every, atol=1e-3)
+
+
+def test_self_guided_pushes_at_every_nth_step(draw):
+    for every, pushed in ((1, 6), (2, 3), (4, 2)):
+        _, told = draw(kind="self", guidance={"every_n_steps": every})
+        assert f"Pushed at {pushed} of 6 evaluations" in told
+
+
+def test_form_mean_pushes_by_the_level_after_the_step(draw, plain):
+    """So the step that ends at no noise is not pushed."""
+    assert torch.equal(draw(guidance={"form": "mean"}, steps=1)[0], plain(steps=1))
+    assert not torch.equal(draw(steps=1)[0], plain(steps=1))
+    assert not torch.equal(draw(guidance={"form": "mean"})[0], plain())
 
 
 def test_outside_the_classifiers_noise_levels_nothing_is_pushed(draw, plain, classifier):
@@ -575,11 +613,16 @@ def test_metadata_says_what_was_done(fresh_host, graph):
     for kind, expected in (
             ("minority", {"class": 9, "classes": CLASSES, "mode": "class", "scale": 5.0}),
             ("boost", {"gamma": 2.0, "skip": 1, "clip": True})):
-        run = fresh_host.run(graph(kind=kind))
-        file = run.ui["saved"]["images"][0]["filename"]
-        with Image.open(fresh_host.directory / "output" / file) as image:
-            prompt = json.loads(image.text["prompt"])
-        assert prompt["guided"]["_meta"]["uncommon"]["sampled"] == expected
+        assert noted(fresh_host, fresh_host.run(graph(kind=kind))) == expected
+
+
+@pytest.mark.parametrize("percent", [0.0, 0.6])
+def test_renoise_percent_is_the_noise_that_images_are_restored_from(fresh_host, graph, percent):
+    """At most the model's highest, which the host's own number for percent 0 is far above."""
+    run = fresh_host.run(graph(kind="self", guidance={"renoise_percent": percent}))
+    sampling = run.outputs["model"][0].get_model_object("model_sampling")
+    expected = min(float(sampling.percent_to_sigma(percent)), float(sampling.sigma_max))
+    assert noted(fresh_host, run)["renoise_sigma"] == pytest.approx(expected)
 
 
 # Boost and skip
@@ -597,6 +640,16 @@ def test_stronger_noise_does_not_stay_in_the_image(draw, gamma):
     assert kept.abs().max() <= 1.0 + 1e-5
     left, told = draw(kind="boost", guidance={"gamma": gamma, "skip": 1, "clip": False}, steps=12)
     assert left.abs().max() > 1.5 and "range" not in told
+
+
+def test_latents_have_no_range_to_be_kept_in(fresh_host):
+    from demo.host.small_models import MODELS
+
+    kind = MODELS["sd15-eps"]
+    hooks = fresh_host.pack("nodes._minority_hooks").BoostHooks
+    kept, free = (sample(kind, hooks(2.0, 1, clip, "1").attach(kind.load()))
+                  for clip in (True, False))
+    assert torch.equal(kept, free) and free.abs().max() > 1
 
 
 def test_skipped_steps_are_not_run(fresh_host, graph):
