@@ -62,6 +62,11 @@ class Case:
         """From the model on."""
         return self.guidance.split("+")
 
+    @property
+    def window(self) -> dict[str, float]:
+        """Open from the start where early_push may look at the model before the first push."""
+        return WINDOW | ({"start_percent": 0.0} if EARLY in self.nodes else {})
+
 
 @dataclass
 class Outcome:
@@ -154,9 +159,10 @@ class Matrix:
             if kind in (NOVELTY, EARLY):
                 self.remember(case.model)
                 model = self.with_novelty(model, case.model, strength=strength * STRENGTH,
-                                          early_push="auto" if kind == EARLY else "off")
+                                          early_push="auto" if kind == EARLY else "off",
+                                          **case.window)
             else:
-                model = self.with_minority(model, scale=strength * SCALE)
+                model = self.with_minority(model, scale=strength * SCALE, **case.window)
         return inner.attach(model, "inner"), outer, inner
 
     def draw(self, model, case: Case, *, steps: int = STEPS, latent: Tensor | None = None,
@@ -213,7 +219,7 @@ class Matrix:
             outcome.failures.append(f"the model was asked {looks} times more")
         previous = inner.seen.pop(0).out if looks else None
         for number, (outside, inside) in enumerate(zip(outer.seen, inner.seen, strict=True)):
-            place = self._place(sampling, outside)
+            place = self._place(sampling, outside, case.window)
             outcome.off_grid += int(not torch.isclose(
                 outside.schedule, outside.sigma[0].to(outside.schedule), rtol=EDGE).any())
             outcome.outside += int(not place.within)
@@ -235,10 +241,10 @@ class Matrix:
             previous = outside.out
         return outcome
 
-    def _place(self, sampling, seen: Seen) -> Place:
+    def _place(self, sampling, seen: Seen, window: dict[str, float]) -> Place:
         sigma = seen.sigma.double()
         here = float(sigma[0])
-        end, start = (float(sampling.percent_to_sigma(WINDOW[name]))
+        end, start = (float(sampling.percent_to_sigma(window[name]))
                       for name in ("end_percent", "start_percent"))
         return Place(seen.x.double(), *signal_and_noise(sampling, sigma), here,
                      within=end <= here <= start,
