@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from benchmarks import chains
 from benchmarks.chains import Sampler, draw, guidance_defaults
-from benchmarks.kernel import CHAINS, KERNELS, LATER, ROWS, SHIPPED, TRIED, Kernel, kernel
+from benchmarks.kernel import CHAINS, KERNELS, LATER, ROWS, SHIPPED, TRIED, Kernel, kernel, text
 from benchmarks.models import DIGITS
 from benchmarks.peers.node import register
+from benchmarks.results import RESULTS
 
 IDS = [" ".join(map(str, tried)) for tried in TRIED]
 
@@ -80,3 +82,8 @@ def test_each_row_has_chains_of_its_own():
     assert shipped.model == DIGITS and not shipped.changes
     assert len(files) == 2 * (3 * len(ROWS) - len(LATER))
     assert set(CHAINS) == {one.model for one in KERNELS}
+
+
+def test_the_committed_report_is_that_of_the_committed_figures():
+    found = json.loads((RESULTS / "kernel.json").read_text("utf-8"))
+    assert text(found["rows"]) == (RESULTS / "kernel.md").read_text("utf-8")
