@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.chains import Chain, draw, guidance_defaults
-from benchmarks.models import DIGITS
-from benchmarks.peers.command import worker_host
-from benchmarks.workers import Place
+from benchmarks.chain_table import Table
+from benchmarks.chains import Chain, draw
+from benchmarks.models import DIGITS, MODELS
+from benchmarks.peers.command import shipped_defaults, worker_host
+from benchmarks.workers import Place, add_arguments, draw_all, workers
 from demo.host import InProcessHost
 
 
@@ -63,5 +66,23 @@ def draw_design(designs: Iterable[Change], place: Place, chain: DesignChain) -> 
     return len(drawn.images)
 
 
-def shipped_defaults(place: Place) -> dict[str, Any]:
-    return guidance_defaults(worker_host(place))
+def run(name: str, description: str | None, designs: Sequence[Change],
+        draw_and_save: Callable[[Place, DesignChain], int],
+        report: Callable[[list[dict[str, Any]]], None]) -> None:
+    """The command of a benchmark: draws what is missing, and reports the rows of all that is there.
+
+    draw_and_save: draw_design of these designs, as a function that another process can find.
+    """
+    parser = argparse.ArgumentParser(prog=f"python dev.py bench {name}", description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    with workers(arguments.jobs) as (pool, place):
+        defaults = pool.submit(shipped_defaults, place).result()
+        table = Table(name)
+        if not arguments.report:
+            draw_all(pool, functools.partial(draw_and_save, place), name, table.missing(
+                chain for one in designs for chain in one.chains(defaults)))
+    measures = {model: MODELS[model].measure() for model in {one.model for one in designs}}
+    report([{"model": one.model, **row} for one in designs
+            for row in table.row(one.what, one.chains(defaults), measures[one.model])])

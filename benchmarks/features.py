@@ -11,8 +11,6 @@ benchmarks/results/features.json and .md.
 
 from __future__ import annotations
 
-import argparse
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.chain_table import Table, lines
+from benchmarks.chain_table import lines
 from benchmarks.chains import GUIDANCE_NODE, Sampler
-from benchmarks.designs import Change, DesignChain, draw_design, shipped_defaults
+from benchmarks.designs import Change, DesignChain, draw_design, run
 from benchmarks.models import DIGITS, MODELS
-from benchmarks.results import RESULTS, circumstances, command_line, write_json
-from benchmarks.workers import Place, add_arguments, draw_all, workers
+from benchmarks.results import RESULTS, circumstances, write_json
+from benchmarks.workers import Place
 from guidance.novelty import UNSCALED
 
 COUNT = 128
@@ -172,12 +170,9 @@ def draw_and_save(place: Place, chain: DesignChain) -> int:
     return draw_design(DESIGNS, place, chain)
 
 
-def write_report(table: Table, defaults: dict[str, Any]) -> None:
-    """benchmarks/results/features.json and .md, of what is drawn."""
-    measures = {model: MODELS[model].measure() for model in LABELS}
-    rows = [{"model": design.model, **row} for design in DESIGNS
-            for row in table.row(design.what, design.chains(defaults), measures[design.model])]
-    write_json("features", {"rows": rows, **circumstances(command_line("features"))})
+def write_report(rows: Sequence[Mapping[str, Any]]) -> None:
+    """benchmarks/results/features.json and .md."""
+    write_json("features", {"rows": rows, **circumstances("python dev.py bench features")})
     (RESULTS / "features.md").write_text(text(rows), "utf-8")
 
 
@@ -196,17 +191,7 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python dev.py bench features", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    arguments = parser.parse_args()
-    with workers(arguments.jobs) as (pool, place):
-        defaults = pool.submit(shipped_defaults, place).result()
-        table = Table("features")
-        if not arguments.report:
-            draw_all(pool, functools.partial(draw_and_save, place), "designs", table.missing(
-                chain for design in DESIGNS for chain in design.chains(defaults)))
-    write_report(table, defaults)
+    run("features", __doc__, DESIGNS, draw_and_save, write_report)
 
 
 if __name__ == "__main__":

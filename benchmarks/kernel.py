@@ -10,8 +10,6 @@ Writes benchmarks/results/kernel.json and .md.
 
 from __future__ import annotations
 
-import argparse
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -20,12 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.chain_table import Table
 from benchmarks.chains import Sampler
-from benchmarks.designs import Change, DesignChain, draw_design, shipped_defaults
-from benchmarks.models import DIGITS, MODELS
+from benchmarks.designs import Change, DesignChain, draw_design, run
+from benchmarks.models import DIGITS
 from benchmarks.results import RESULTS, circumstances, write_json
-from benchmarks.workers import Place, add_arguments, draw_all, workers
+from benchmarks.workers import Place
 from guidance.fitted_radius import ENOUGH, LATENTS, Fit
 from guidance.novelty_memory import FITS, LATENT
 
@@ -100,11 +97,8 @@ def draw_and_save(place: Place, chain: DesignChain) -> int:
     return draw_design(KERNELS, place, chain)
 
 
-def write_report(table: Table, defaults: dict[str, Any]) -> None:
-    """benchmarks/results/kernel.json and .md, of what is drawn."""
-    measures = {model: MODELS[model].measure() for model in CHAINS}
-    rows = [{"model": one.model, **row} for one in KERNELS
-            for row in table.row(one.what, one.chains(defaults), measures[one.model])]
+def write_report(rows: Sequence[Mapping[str, Any]]) -> None:
+    """benchmarks/results/kernel.json and .md."""
     write_json("kernel", {"rows": rows, **circumstances("python dev.py bench kernel")})
     (RESULTS / "kernel.md").write_text(text(rows), "utf-8")
 
@@ -135,17 +129,7 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python dev.py bench kernel", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    arguments = parser.parse_args()
-    with workers(arguments.jobs) as (pool, place):
-        defaults = pool.submit(shipped_defaults, place).result()
-        table = Table("kernel")
-        if not arguments.report:
-            draw_all(pool, functools.partial(draw_and_save, place), "kernels", table.missing(
-                chain for one in KERNELS for chain in one.chains(defaults)))
-    write_report(table, defaults)
+    run("kernel", __doc__, KERNELS, draw_and_save, write_report)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ class NoveltySettings:
     the same; batch: how strongly the samples of one batch push each other, 0 to 1; fits_batch:
     whether they take their radius from the batch where it is settled; early: whether pushes reach
     as far at high noise as at low, one of EARLY (auto: where the image is settled); look: whether
-    to ask the model once more before the first push, so that there is a first one; sigma_first: at
-    which the run begins.
+    to ask the model once more before the first push, so that there is a first one, where the run
+    begins inside the range; sigma_first: at which it begins, infinite where nobody tells.
     """
 
     strength: float
