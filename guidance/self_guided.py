@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from .limiter import limit, per_sample_norm
 from .minority import finite_mean, vp_factor
@@ -78,6 +80,7 @@ class SelfGuidedRun:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._passed = Passed()
         self._first_step: int | None = None
+        self._keeps = False  # whether the model writes over what its gradient needs
         self._distance: list[Tensor] = []  # first and last, each [batch], on the device
         self._pushes: list[tuple[Tensor, Tensor]] = []  # each [batch], on the device
 
@@ -115,13 +118,27 @@ class SelfGuidedRun:
         """Gradient of J by x_t."""
         with torch.inference_mode(False), torch.enable_grad():
             x_t = x.detach().clone().requires_grad_()
-            denoised = model(x_t, timestep.detach().clone())
-            with torch.no_grad():
-                difference = self._difference(model, denoised.detach())
-            restored = denoised.detach() - difference
-            distance = torch.linalg.vector_norm((denoised - restored).flatten(1), dim=1)
-            gradient, = torch.autograd.grad(distance.sum(), x_t)
-        return gradient
+
+            def answer() -> Tensor:
+                return model(x_t, timestep.detach().clone())
+
+            with self._keeping():
+                denoised = answer()
+                with torch.no_grad():
+                    restored = denoised.detach() - self._difference(model, denoised.detach())
+                try:
+                    return _slope(denoised, restored, x_t)
+                except RuntimeError as error:
+                    if self._keeps or "inplace operation" not in str(error):
+                        raise
+            self._keeps = True
+            with self._keeping():
+                return _slope(answer(), restored, x_t)
+
+    def _keeping(self) -> AbstractContextManager:
+        """Within, a model may write over what its gradient needs, as Flux does, which adds in
+        place. It takes longer, and so only models that do are run in it."""
+        return allow_mutation_on_saved_tensors() if self._keeps else nullcontext()
 
     def _difference(self, model: Denoiser, denoised: Tensor) -> Tensor:
         """x0 - x0'', with x0'' restored by the model from x0 noised anew."""
@@ -145,3 +162,9 @@ class SelfGuidedRun:
             passed=self._passed, pushed=int(finite.any(dim=1).sum()),
             mean_push=finite_mean(push[finite]), first=finite_mean(self._distance[0]),
             last=finite_mean(self._distance[-1]), dropped=int((~finite).sum()))
+
+
+def _slope(denoised: Tensor, restored: Tensor, x_t: Tensor) -> Tensor:
+    """Gradient of J by x_t, for an x0-hat `denoised` that was made from it."""
+    distance = torch.linalg.vector_norm((denoised - restored).flatten(1), dim=1)
+    return torch.autograd.grad(distance.sum(), x_t)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -82,8 +83,10 @@ def tapped(guider, tap: Tap, adapt: Adapt) -> Iterator[None]:
 
     It comes after all patches that other nodes have put on the same block. A compiled model runs
     uncompiled within: the host has torch.compile not look at what patches there are, so compiled
-    code has those of the run that it was made in.
+    code has those of the run that it was made in. Where the host splits the work between devices,
+    with a thread for each, the calls come one by one and are on the device of the sampler.
     """
+    device, one_by_one = guider.model_patcher.load_device, threading.Lock()
     options = guider.model_options.setdefault("transformer_options", {})
     conds = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
     positive = {cond.get("uuid") for cond in conds}
@@ -91,7 +94,13 @@ def tapped(guider, tap: Tap, adapt: Adapt) -> Iterator[None]:
     def adapted(activation: Tensor, call: dict) -> Tensor:
         if SHARED not in call:  # an evaluation beside the sampler's own
             return activation
-        return _on_positive(activation, call, positive, adapt)
+        with one_by_one:
+            return _on_positive(activation, call, positive, on_device)
+
+    def on_device(activation: Tensor) -> Tensor:
+        there = activation.to(device)
+        moved = adapt(there)
+        return activation if moved is there else moved.to(activation.device)
 
     with ExitStack() as within:
         if is_compiled(guider):

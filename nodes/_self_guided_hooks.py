@@ -61,6 +61,8 @@ class SelfGuidedHooks(SamplingHooks):
     def _guide(self, run, executor, x, timestep, model_options, seed, denoised, sigma) -> Tensor:
         guider = executor.class_obj
         options = _bare_options(guider, model_options)
+        if run.settings.mode == "backprop":  # the host's nodes for several GPUs take no gradient
+            options.pop("multigpu_clones", None)
 
         def model(x_t: Tensor, sigmas: Tensor) -> Tensor:
             return executor(x_t, sigmas, options, seed)

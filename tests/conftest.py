@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported, here and in the servers: models this small gain nothing from more
 # threads, and on a busy machine the threads wait for each other.
@@ -13,6 +14,38 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 
 from demo.host import InProcessHost, Prompt, Server  # noqa: E402
+from dev import HOME  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.two_devices import TwoDevices
+
+ON_DEVICE = "--on-device"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(ON_DEVICE, action="store_true", help=(
+        "the tests on a device in place of the others; in a process of their own, because torch "
+        "counts the devices once (see two_devices.cpp)"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption(ON_DEVICE)
+    items[:] = [item for item in items
+                if ("two_devices" in getattr(item, "fixturenames", ())) == wanted]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def devices(request: pytest.FixtureRequest) -> TwoDevices | None:
+    """Made before anything else is done in the process."""
+    if not request.config.getoption(ON_DEVICE):
+        return None
+    from tests.two_devices import TwoDevices
+    return TwoDevices(HOME / "two_devices")
+
+
+@pytest.fixture
+def two_devices(devices: TwoDevices) -> TwoDevices:
+    return devices
 
 
 def _novelty_graph(label: int = 3, *, seed: int = 0, steps: int = 6, cfg: float = 2.0,

@@ -310,6 +310,30 @@ def test_evaluations_of_our_own_do_not_disturb_a_cache(matrix, name, cache):
     assert torch.allclose(*drawn, rtol=1e-3, atol=1e-3 * drawn[0].std().item())
 
 
+# Self-Guided Minority through the model itself
+
+def backprop(matrix, name: str) -> Tensor:
+    from demo.host.small_models import MODELS
+
+    model = matrix.node("UncommonSelfGuidedMinority", model=matrix.model(name), mode="backprop",
+                        scale=0.4, start_percent=0.3, end_percent=1.0, every_n_steps=1)
+    return matrix.draw(model, case(name), steps=4, latent=MODELS[name].latent(1))
+
+
+@pytest.mark.parametrize("name", ["sd15-eps", "sdxl-edm", "cascade", "sd3-flow", "flux",
+                                  "wan-flow"])
+def test_backprop_is_the_gradient_of_the_model(matrix, first_slopes, name):
+    assert backprop(matrix, name).isfinite().all()
+    steepest, found, expected = first_slopes
+    assert steepest > 0
+    assert torch.allclose(found, expected, atol=0.05 * steepest.item())
+
+
+def test_backprop_where_the_host_has_no_gradient_is_refused_with_a_cure(matrix):
+    with pytest.raises(ValueError, match="rms_rope.*Set mode to free"):
+        backprop(matrix, "cosmos-flow")
+
+
 # What no guidance is for
 
 NODES = pytest.mark.parametrize("guide", ["novelty", "minority", "self"])

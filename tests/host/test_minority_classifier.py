@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -121,6 +122,29 @@ def test_trains_and_shows_it(fresh_host, graph, texts):
         log_probs = classifier.on("cpu").log_probs(x, torch.zeros(2))
         gradient, = torch.autograd.grad(log_probs[:, -1].sum(), x)
     assert gradient.isfinite().all() and gradient.any()
+
+
+def test_on_a_device(fresh_host, graph, onto_device, monkeypatch, tmp_path):
+    """Scored and trained there; what was stopped on the CPU is gone on with."""
+    monkeypatch.setattr(fresh_host.pack("guidance.classifier_training"), "mixed_precision",
+                        lambda device: nullcontext())  # which CPUs have too, some of them
+
+    def stop(node, step, steps):
+        if node == "train" and step == 3:
+            fresh_host.interrupt()
+
+    with fresh_host.user_directory(tmp_path / "cpu"):
+        expected = fresh_host.run(graph()).outputs
+    fresh_host.restart()
+    with pytest.raises(Interrupted):
+        fresh_host.run(graph(), on_progress=stop)
+    onto_device()
+    fresh_host.restart()
+    found = fresh_host.run(graph()).outputs
+    assert torch.allclose(found["score"][0].scores, expected["score"][0].scores, rtol=1e-4)
+    (classifier, losses, _), (_, also, _) = found["train"], expected["train"]
+    assert losses["loss"] == pytest.approx(also["loss"], rel=1e-3)
+    assert {weight.device.type for weight in classifier.net.parameters()} == {"cpu"}
 
 
 def test_the_hosts_loss_graph_takes_the_losses(fresh_host, graph):

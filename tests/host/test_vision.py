@@ -256,6 +256,23 @@ def test_neutral_is_identical(fresh_host, novelty_graph, run, memory):
     assert memory.log.stats().live_samples == 2
 
 
+def test_on_a_device(fresh_host, run, onto_device, tmp_path):
+    """And with the model on another than the rest."""
+    fresh_host.load_extra("nodes_multigpu")
+    elsewhere = {"placed": ("UncommonLoadADM", {"model_name": "digits"}),
+                 "model": ("SelectModelDevice", {"model": ["placed", 0], "device": "gpu:1"})}
+
+    def drawn(where: str, **more) -> Tensor:
+        with fresh_host.user_directory(tmp_path / where):
+            fresh_host.restart()
+            return torch.cat([run(seed=3, **more)[0] for _ in range(2)])
+
+    expected = drawn("cpu")
+    onto_device()
+    assert torch.allclose(drawn("device"), expected, atol=1e-3)
+    assert torch.allclose(drawn("two", more=elsewhere), expected, atol=1e-3)
+
+
 def test_a_frozen_memory_gives_the_same_picture_again(run):
     run(seed=1)
     learning, _ = run(seed=2)
