@@ -63,8 +63,9 @@ class LpipsFeatures:
         for number, layer in enumerate(self._layers(square(pictures, self.size))):
             pooled.append(layer.mean((2, 3)))
             if counted:
-                wide = torch.float32 if layer.device.type == "mps" else torch.float64
-                scaled = layer.to(wide) / (layer.shape[2] * layer.shape[3]) ** 0.5
+                if layer.device.type != "cuda":  # others may have no float64
+                    layer = layer.cpu()
+                scaled = layer.double() / (layer.shape[2] * layer.shape[3]) ** 0.5
                 if self._count == 0 and len(self._sums) == number:
                     self._sums.append(torch.zeros_like(scaled[0]))
                 self._sums[number] += scaled.sum(0)

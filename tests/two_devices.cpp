@@ -29,6 +29,7 @@ using c10::SymIntArrayRef;
 
 constexpr auto TYPE = c10::DeviceType::PrivateUse1;
 constexpr DeviceIndex COUNT = 2;
+constexpr c10::DispatchKeySet KEYS(c10::DispatchKey::PrivateUse1);
 thread_local DeviceIndex current = 0;
 thread_local bool computing = false;  // by the CPU, which copies there and back
 std::atomic<int64_t> bytes{0}, reads{0};
@@ -128,20 +129,23 @@ c10::DeviceGuard on(std::optional<Device> device) {
   return c10::DeviceGuard(wanted);
 }
 
+at::ScalarType supported(std::optional<at::ScalarType> dtype) {
+  auto type = c10::dtype_or_default(dtype);
+  TORCH_CHECK(type != at::kDouble, "The device has no float64, as Apple's have none");
+  return type;
+}
+
 Tensor empty(IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
              std::optional<Device> device, std::optional<bool>,
              std::optional<at::MemoryFormat> format) {
   auto guard = on(device);
-  return at::detail::empty_generic(size, &allocator, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-                                   c10::dtype_or_default(dtype), format);
+  return at::detail::empty_generic(size, &allocator, KEYS, supported(dtype), format);
 }
 
 Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<at::ScalarType> dtype,
                      std::optional<at::Layout>, std::optional<Device> device, std::optional<bool>) {
   auto guard = on(device);
-  return at::detail::empty_strided_generic(size, stride, &allocator,
-                                           c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-                                           c10::dtype_or_default(dtype));
+  return at::detail::empty_strided_generic(size, stride, &allocator, KEYS, supported(dtype));
 }
 
 // The same memory as the CPU sees it.

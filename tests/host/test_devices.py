@@ -24,7 +24,7 @@ SELF = ("UncommonSelfGuidedMinority", {
 BOOST = ("UncommonBoostAndSkip", {"gamma": 2.0, "skip": 1})
 CASES = {
     "exact": {}, "net": {"guidance": {"repulsion": "net"}},
-    "ball": {"guidance": {"repulsion": "ball"}},
+    "ball": {"guidance": {"repulsion": "ball"}}, "fading": {"memory": {"half_life": 2}},
     "features": {"memory": {"space": "features"}},
     "without CFG": {"cfg": 1.0, "guidance": {"early_push": "on", "candidates": 3,
                                              "antithetic_noise": True}},

@@ -184,6 +184,18 @@ def test_copies_are_drawn(fresh_host, wire, drawings, others):
     assert f"Images with a twin: 40 (of {40 + others})" in report
 
 
+@pytest.mark.parametrize("features", ["pixels", "lpips_random"])
+def test_on_a_device(fresh_host, wire, drawings, onto_device, two_devices, features):
+    """Also with the images there, as the host leaves them with --gpu-only."""
+    def measured(images: torch.Tensor) -> dict[str, float]:
+        run = fresh_host.run(wire([images], features=features, lpips_size=32))
+        return {name: value for name, value in numbers(run).items() if value is not None}
+
+    expected = measured(drawings[:8])
+    onto_device("gpu only")
+    assert measured(drawings[:8].to(two_devices.all[0])) == pytest.approx(expected, rel=1e-4)
+
+
 def test_lpips_is_that_of_all_pairs(fresh_host, wire, drawings):
     run = fresh_host.run(wire([drawings[:4]], features="lpips_random", lpips_size=32))
     views = torch.nn.functional.interpolate(
