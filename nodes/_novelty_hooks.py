@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -240,7 +241,8 @@ class NoveltyHooks:
                      else guided.space.embed(latents))
         settled = guided.run.is_settled() if guided.pure_noise else None
         return self.memory.record(
-            guided.remembered, guided.space.id, hashes=content_hashes(result),
+            guided.remembered, guided.space.id,
+            hashes=content_hashes(result.to(comfy.model_management.intermediate_dtype())),
             embedding=embedding, prompt=guided.prompt,
             seed=guided.note["seed"] or 0,
             settings={"strength": self.options.strength, "radius": guided.run.settings.radius,

@@ -90,7 +90,12 @@ def test_remembers_latents_that_then_push(fresh_host, draws, samples):
     assert [entry.settings.get("source") for entry in samples()] == ["latent", None]
 
 
-def test_a_latent_that_guidance_recorded_is_known_already(fresh_host, draws, samples):
+@pytest.mark.parametrize("half", [False, True])
+def test_a_latent_that_guidance_recorded_is_known_already(fresh_host, draws, samples, monkeypatch,
+                                                          half):
+    """half: as with --fp16-intermediates."""
+    import comfy.model_management
+    monkeypatch.setattr(comfy.model_management.args, "fp16_intermediates", half)
     run = fresh_host.run(draws(kept=remember(latent=["sampled", 0])))
     assert run.outputs["kept"][1].startswith("test: 0 new, 1 remembered already")
     assert len(samples()) == 1
