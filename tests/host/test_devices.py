@@ -34,17 +34,20 @@ CASES = {
     "boost": {"other": BOOST},
 }
 SOME = ("exact", "features", "without CFG", "minority", "free")
-NEUTRAL = {"strength 0": {"guidance": {"strength": 0.0}}}
+PLAIN = "without guidance"
 
 
 @pytest.fixture
 def graph_of(novelty_graph):
-    """Makes the graph of a case: Novelty Guidance, and another node's guidance before it. Minority
-    Guidance draws avatars."""
+    """Makes the graph of a case, or of PLAIN: Novelty Guidance, and another node's guidance before
+    it. Minority Guidance draws avatars."""
     def make(name: str, **more) -> dict:
-        settings = dict((CASES | NEUTRAL)[name])
+        settings = dict(CASES.get(name, {}))
         kind, inputs = settings.pop("other", (None, {}))
         graph = novelty_graph(**{"batch": 2, "cfg": 2.0} | settings | more)
+        if name == PLAIN:
+            del graph["guided"], graph["memory"]
+            graph["sampled"]["inputs"]["model"] = ["model", 0]
         if kind is None:
             return graph
         graph["other"] = {"class_type": kind, "inputs": {"model": ["model", 0], **inputs}}
@@ -129,8 +132,8 @@ def test_a_step_reads_nothing_from_the_device(drawn, onto_device, two_devices, n
 
     onto_device()
     few, many = 4, 12
-    drawn("strength 0", "first")
-    plain, guided = (reads(one, many) - reads(one, few) for one in ("strength 0", name))
+    drawn(PLAIN, "first")
+    plain, guided = (reads(one, many) - reads(one, few) for one in (PLAIN, name))
     assert guided - plain == pytest.approx(RUNS * (many - few) * waits, abs=RUNS)
 
 
