@@ -31,13 +31,15 @@ from benchmarks.closed_form import (
 )
 from benchmarks.probe import Probe, Seen
 from demo.host import InProcessHost
-from demo.host.small_models import MODELS, prompt
+from demo.host.small_families import FAMILIES
+from demo.host.small_models import MODELS
 
 STEPS, BATCH, SEED = 3, 2, 0
 SCALE, STRENGTH, RADIUS = 3.0, 0.5, 2.0
 WINDOW = {"start_percent": 0.1, "end_percent": 0.9}
 NOVELTY, EARLY, MINORITY = "novelty", "early novelty", "minority"
 GUIDANCE = (NOVELTY, EARLY, MINORITY, f"{NOVELTY}+{MINORITY}", f"{MINORITY}+{NOVELTY}")
+SMALL = MODELS | FAMILIES
 EDGE = 1e-4  # relative: nearer to an end of a window, rounding decides on which side one is
 
 
@@ -114,7 +116,7 @@ class Matrix:
 
     def model(self, name: str):
         if name not in self._models:
-            self._models[name] = MODELS[name].load()
+            self._models[name] = SMALL[name].load()
         return self._models[name]
 
     def node(self, node_id: str, **inputs):
@@ -168,13 +170,14 @@ class Matrix:
     def draw(self, model, case: Case, *, steps: int = STEPS, latent: Tensor | None = None,
              noise: Tensor | None = None, positive: list | None = None, **more) -> Tensor:
         """What KSampler draws; more: as comfy.sample.sample takes it."""
-        latent = MODELS[case.model].latent(BATCH) if latent is None else latent
+        kind = SMALL[case.model]
+        latent = kind.latent(BATCH) if latent is None else latent
         with torch.inference_mode():
             noise = comfy.sample.prepare_noise(latent, SEED) if noise is None else noise
             return comfy.sample.sample(
                 model, noise, steps, case.cfg, case.sampler, case.scheduler,
-                prompt(1) if positive is None else positive, prompt(2), latent, disable_pbar=True,
-                seed=SEED, **more)
+                kind.prompt(1) if positive is None else positive, kind.prompt(2), latent,
+                disable_pbar=True, seed=SEED, **more)
 
     def check(self, case: Case) -> Outcome:
         """Draws the case and tells what does not hold."""
@@ -285,7 +288,7 @@ class Matrix:
         """Root mean square of the embedding of noise of variance 1, from that of each number."""
         if name not in self._noise_scales:
             space = self.host.pack("nodes._latents").latent_space(self.model(name))
-            latent = MODELS[name].latent(1)
+            latent = SMALL[name].latent(1)
             impulses = torch.eye(latent.numel()).view(-1, *latent.shape[1:])
             self._noise_scales[name] = float(space.embed(impulses).square().sum().sqrt())
         return self._noise_scales[name]

@@ -28,7 +28,8 @@ SIZE = 8  # latent pixels a side
 class SmallModel:
     """config: the host's class of this kind of model; net: what it is made of; markers: tensors by
     which the host tells the kind of prediction from a checkpoint; settings: its noise schedule, in
-    place of its own; patch: what a node sets on the MODEL; shape: of one latent."""
+    place of its own; patch: what a node sets on the MODEL; shape: of one latent; conditioning: what
+    its text encoders put beside the prompt's tokens."""
 
     config: type
     net: dict
@@ -36,6 +37,7 @@ class SmallModel:
     markers: dict[str, Tensor] = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     patch: Callable | None = None
+    conditioning: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def video(self) -> bool:
@@ -58,10 +60,15 @@ class SmallModel:
             model.add_object_patch("model_sampling", self.patch(base))
         return model
 
-    def latent(self, batch: int = 1, size: int = SIZE) -> Tensor:
+    def latent(self, batch: int = 1, size: int | None = None) -> Tensor:
         """An empty latent, as a node gives it."""
-        shape = self.shape[:-2] + (size, size) if len(self.shape) > 2 else self.shape
+        shape = self.shape if size is None else self.shape[:-2] + (size, size)
         return torch.zeros(batch, *shape)
+
+    def prompt(self, seed: int) -> list:
+        """A CONDITIONING for it."""
+        (tokens, more), = prompt(seed)
+        return [[tokens, more | self.conditioning]]
 
 
 def fill(net: torch.nn.Module, seed: int) -> None:
