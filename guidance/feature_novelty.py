@@ -55,8 +55,7 @@ class FeatureRun(NoveltyRun):
         finally:
             self._now = None
         if self._seen:
-            self._kept.append((level, torch.stack(self._seen).mean(dim=0)
-                               if len(self._seen) > 1 else self._seen[0]))
+            self._kept.append((level, _mean(self._seen)))
         if self._moved:
             self._evaluations.append(_of_all(self._moved))
         return denoised
@@ -95,6 +94,13 @@ class FeatureRun(NoveltyRun):
         share = ((REFERENCE_LOG_SNR - low) / (high - low)).clamp(0, 1)
         share = torch.where(noisier.all(dim=0), 0.0, torch.where(noisier.any(dim=0), share, 1.0))
         return torch.lerp(before, after, share[:, None])
+
+
+def _mean(embeddings: list[Tensor]) -> Tensor:
+    """Bit for bit the same in any order: several devices answer as they come."""
+    if len(embeddings) == 1:
+        return embeddings[0]
+    return torch.stack(embeddings).sort(dim=0).values.mean(dim=0)
 
 
 def _at(which: Tensor, log_snr: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 // Two devices in this machine's memory that torch takes for devices of their own: what lies on one
-// cannot be added to what lies on the CPU or on the other. They compute by the CPU's kernels.
+// cannot be added to what lies on the CPU or on the other, and there is no float64, as on many. They
+// compute by the CPU's kernels.
 //
 // After torch's own example of a backend, torch_openreg (test/cpp_extensions).
 

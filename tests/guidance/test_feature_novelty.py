@@ -121,6 +121,16 @@ def test_an_area_that_is_near_counts_wherever_it_comes():
         assert run.figures().pushed == 1 and run.figures().mean_push > 0.01
 
 
+def test_the_order_of_areas_does_not_matter():
+    areas, found = [noise(2, seed=seed) for seed in range(5)], []
+    for order in (areas, areas[::-1], areas[2:] + areas[:2]):
+        run = start()
+        evaluate(run, *order)
+        found.append(run.embedding())
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+
 def test_keeps_the_dtype_of_the_activation():
     h = noise(1).half()
     [moved] = evaluate(start(remembered(h.float() + 0.2 * noise(1, seed=1))), h)
