@@ -9,7 +9,7 @@ from __future__ import annotations
 import comfy.supported_models as supported
 import torch
 
-from demo.host.small_models import COSMOS, FLUX, SIZE, UNET, WIDTH, SmallModel
+from demo.host.small_models import COSMOS, FLUX, MMDIT, SIZE, UNET, WIDTH, SmallModel
 
 IMAGE = (16, SIZE, SIZE)
 FRAME, VIDEO = ((16, frames, SIZE, SIZE) for frames in (1, 3))
@@ -48,6 +48,8 @@ FAMILIES = {
         "size_cond": False, "use_style_cond": False, "attn_precision": None},
         conditioning=MASK | {"conditioning_mt5xl": TOKENS[:1],
                              "attention_mask_mt5xl": torch.ones(1, 4)}),
+    "noise-scale": SmallModel(config=supported.SD3, shape=IMAGE, net=MMDIT,
+                              settings={"noise_scale": 8.0}),  # as HiDream-O1 has it
     "lumina2": SmallModel(config=supported.Lumina2, shape=IMAGE, net=LUMINA),
     "z-image": SmallModel(config=supported.ZImage, shape=IMAGE, net=Z_IMAGE),
     "omnigen2": SmallModel(config=supported.Omnigen2, shape=IMAGE, conditioning=MASK, net={

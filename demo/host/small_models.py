@@ -48,7 +48,7 @@ class SmallModel:
         """The MODEL, as the host's loaders give it."""
         device = comfy.model_management.get_torch_device()
         config = self.config(self.net)
-        config.sampling_settings.update(self.settings)
+        config.sampling_settings = config.sampling_settings | self.settings
         config.set_inference_dtype(torch.float32, None)
         with torch.inference_mode():
             base = config.get_model(dict(self.markers), device=torch.device("cpu"))
