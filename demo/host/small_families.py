@@ -21,6 +21,11 @@ LUMINA = {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 4
           "cap_feat_dim": WIDTH, "axes_dims": (8, 8, 8), "axes_lens": (32, 32, 32)}
 Z_IMAGE = LUMINA | {"dim": 256, "n_kv_heads": 2, "axes_dims": (32, 48, 48),
                     "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32}
+CHROMA = {"image_model": "chroma", "in_channels": 64, "out_channels": 64, "context_in_dim": WIDTH,
+          "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
+          "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 10000, "patch_size": 2,
+          "qkv_bias": True, "in_dim": 64, "out_dim": 32, "hidden_dim": 32, "n_layers": 1,
+          "txt_ids_dims": [], "vec_in_dim": None}
 HUNYUAN = {"image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16,
            "vec_in_dim": WIDTH, "context_in_dim": WIDTH, "hidden_size": 32, "mlp_ratio": 4.0,
            "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 6, 6],
@@ -64,12 +69,13 @@ FAMILIES = {
         "num_attention_heads": 2, "caption_channels": [WIDTH, WIDTH], "text_emb_dim": WIDTH,
         "num_routed_experts": 2, "num_activated_experts": 1, "axes_dims_rope": (8, 4, 4),
         "max_resolution": (32, 32), "llama_layers": [0, 0]}),
-    "chroma": SmallModel(config=supported.Chroma, shape=IMAGE, net={
-        "image_model": "chroma", "in_channels": 64, "out_channels": 64, "context_in_dim": WIDTH,
-        "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
-        "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 10000, "patch_size": 2,
-        "qkv_bias": True, "in_dim": 64, "out_dim": 32, "hidden_dim": 32, "n_layers": 1,
-        "txt_ids_dims": [], "vec_in_dim": None}),
+    "chroma": SmallModel(config=supported.Chroma, shape=IMAGE, net=CHROMA),
+    "chroma-radiance": SmallModel(config=supported.ChromaRadiance, shape=(3, 64, 64),
+                                  net=CHROMA | {
+        "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 16,
+        "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 1, "nerf_max_freqs": 4,
+        "nerf_tile_size": 0, "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32,
+        "use_x0": False, "use_sequential_txt_ids": False}),
     "flux2": SmallModel(config=supported.Flux2, shape=(128, SIZE, SIZE), net=FLUX | {
         "image_model": "flux2", "in_channels": 128, "out_channels": 128, "vec_in_dim": None,
         "hidden_size": 64, "mlp_ratio": 3.0, "axes_dim": [8, 8, 8, 8], "theta": 2000,
@@ -77,6 +83,13 @@ FAMILIES = {
         "mlp_silu_act": True, "ops_bias": False}),
     "longcat": SmallModel(config=supported.LongCatImage, shape=IMAGE, net=FLUX | {
         "guidance_embed": False, "vec_in_dim": None, "txt_ids_dims": [1, 2]}),
+    "lens": SmallModel(config=supported.Lens, shape=(128, SIZE, SIZE), conditioning=MASK, net={
+        "image_model": "lens", "num_layers": 1, "attention_head_dim": 16,
+        "num_attention_heads": 2, "enc_hidden_dim": WIDTH, "axes_dims_rope": (4, 6, 6),
+        "multi_layer_encoder_feature": False}),
+    "joy-image": SmallModel(config=supported.JoyImage, shape=FRAME, conditioning=MASK, net={
+        "image_model": "joyimage", "hidden_size": 128, "num_attention_heads": 1,
+        "text_dim": WIDTH, "num_layers": 1}),
     "hunyuan-image": SmallModel(config=supported.HunyuanImage21, shape=(64, SIZE, SIZE),
                                 net=HUNYUAN_IMAGE),
     "ernie": SmallModel(config=supported.ErnieImage, shape=(128, SIZE, SIZE), net={

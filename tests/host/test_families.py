@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dev import ROOT
 
-NO_GRADIENT = ("anima", "cosmos-flow", "ernie")  # in the host, of how they turn by place
+NO_GRADIENT = ("anima", "cosmos-flow", "ernie", "joy-image")  # in the host, of how they turn by place
 
 
 def names(file: str) -> list[str]:
