@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dev import ROOT
 
-NO_GRADIENT = ("anima", "cosmos-flow", "ernie", "joy-image")  # in the host, of how they turn by place
+# The host has no gradient of how these turn by place.
+NO_GRADIENT = ("anima", "cosmos-flow", "ernie", "joy-image")
 
 
 def names(file: str) -> list[str]:
