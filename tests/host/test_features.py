@@ -219,21 +219,18 @@ def test_latents_cannot_be_remembered_as_features(fresh_host, run):
 NETS = {"sd15-eps": "UNetModel/SD15/middle/32", "sdxl-eps": "UNetModel/SDXL/middle/64",
         "sd3-flow": "OpenAISignatureMMDITWrapper/SD3/block0/64", "flux": "Flux/Flux/block0/32",
         "wan-flow": "WanModel/Wan21/block0/32", "wan-video": "WanModel/Wan21/block0/32",
-        "qwen": "QwenImageTransformer2DModel/Wan21/block0/32"}
-QWEN = {"image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "num_layers": 1,
-        "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32,
-        "axes_dims_rope": (4, 6, 6)}
+        "sd2": "UNetModel/SD15/middle/64", "flux2": "Flux/Flux2/block0/64",
+        "longcat": "Flux/Flux/block0/32",
+        "qwen-image": "QwenImageTransformer2DModel/Wan21/block0/32"}
 
 
 @pytest.fixture(params=NETS)
 def small(request, fresh_host):
     """A small model of the host, its name, and hooks with a memory in feature space."""
-    import comfy.supported_models
+    from demo.host.small_families import FAMILIES
+    from demo.host.small_models import MODELS
 
-    from demo.host.small_models import MODELS, SmallModel
-
-    qwen = SmallModel(config=comfy.supported_models.QwenImage, net=QWEN, shape=(16, 1, 8, 8))
-    return request.param, MODELS.get(request.param, qwen), hooks_of(fresh_host)
+    return request.param, (MODELS | FAMILIES)[request.param], hooks_of(fresh_host)
 
 
 def hooks_of(host):
