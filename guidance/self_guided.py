@@ -131,6 +131,7 @@ class SelfGuidedRun:
                 except RuntimeError as error:
                     if self._keeps or "inplace operation" not in str(error):
                         raise
+            del denoised  # and with it what its gradient took
             self._keeps = True
             with self._keeping():
                 return _slope(answer(), restored, x_t)

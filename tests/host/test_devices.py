@@ -108,8 +108,7 @@ def test_the_images_are_those_of_the_cpu_and_nothing_stays(
 
 @pytest.mark.parametrize("place", ["cpu", "gpu:1"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_model_elsewhere_than_the_host_has_models(
-        fresh_host, drawn, onto_device, two_devices, name, place):
+def test_a_model_elsewhere_than_the_host_has_models(fresh_host, drawn, onto_device, name, place):
     """By the host's node for it."""
     fresh_host.load_extra("nodes_multigpu")
     expected, _ = drawn(name, "cpu")

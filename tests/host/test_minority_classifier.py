@@ -124,8 +124,8 @@ def test_trains_and_shows_it(fresh_host, graph, texts):
     assert gradient.isfinite().all() and gradient.any()
 
 
-def test_on_a_device(fresh_host, graph, onto_device, monkeypatch, tmp_path):
-    """Scored and trained there; what was stopped on the CPU is gone on with."""
+def test_on_a_device(fresh_host, graph, texts, onto_device, monkeypatch, tmp_path):
+    """Scored and trained there; and gone on with what was stopped on the CPU."""
     monkeypatch.setattr(fresh_host.pack("guidance.classifier_training"), "mixed_precision",
                         lambda device: nullcontext())  # which CPUs have too, some of them
 
@@ -140,11 +140,16 @@ def test_on_a_device(fresh_host, graph, onto_device, monkeypatch, tmp_path):
         fresh_host.run(graph(), on_progress=stop)
     onto_device()
     fresh_host.restart()
-    found = fresh_host.run(graph()).outputs
+    resumed = fresh_host.run(graph()).outputs
+    assert "Went on after iteration 3." in texts["train"]
+    fresh_host.restart()
+    with fresh_host.user_directory(tmp_path / "device"):
+        found = fresh_host.run(graph()).outputs
+    assert "40 new, 0 scored already" in texts["score"] and "Went on" not in texts["train"]
     assert torch.allclose(found["score"][0].scores, expected["score"][0].scores, rtol=1e-4)
-    (classifier, losses, _), (_, also, _) = found["train"], expected["train"]
-    assert losses["loss"] == pytest.approx(also["loss"], rel=1e-3)
-    assert {weight.device.type for weight in classifier.net.parameters()} == {"cpu"}
+    for classifier, losses, _ in (found["train"], resumed["train"]):
+        assert losses["loss"] == pytest.approx(expected["train"][1]["loss"], rel=1e-3)
+        assert {weight.device.type for weight in classifier.net.parameters()} == {"cpu"}
 
 
 def test_the_hosts_loss_graph_takes_the_losses(fresh_host, graph):
